@@ -6,11 +6,15 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 /// Dense position of an item, `0..n_items`, in the order in which items first appear in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ItemId(pub u32);
 
 /// Dense position of a user, `0..n_users`, in the order in which users first appear in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct UserId(pub u32);
 
 impl ItemId {

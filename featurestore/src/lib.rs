@@ -3,12 +3,29 @@
 //! State is a fold over the event log: a store reads a user, reads a batch of items and applies an event. Live and in
 //! replay the same code computes the same features.
 
-pub mod event;
 pub mod ids;
 pub mod time;
 pub mod value;
 
+pub mod event;
+pub mod schema;
+
+pub mod entities;
+pub mod history;
+pub mod log;
+
+pub mod board;
+pub mod plan;
+pub mod record;
+pub mod replay;
+pub mod store;
+
+pub use entities::Entities;
 pub use event::{Event, EventTypeId, Interaction, NO_SESSION, NamedEvent};
+pub use history::{History, Question};
 pub use ids::{ItemId, Names, Scored, UserId, best_first, keep_best};
+pub use plan::{FeaturePlan, PlanBuilder};
+pub use schema::Schema;
+pub use store::EmbeddedStore;
 pub use time::{Span, Timestamp};
 pub use value::{Fields, Value};

@@ -48,8 +48,8 @@ impl Timestamp {
             return Ok(Self(instant.as_millisecond()));
         }
         let civil = text.parse::<jiff::civil::DateTime>().map_err(|_| error())?;
-        let zoned = civil.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| error())?;
-        Ok(Self(zoned.timestamp().as_millisecond()))
+        let instant = jiff::tz::TimeZone::UTC.to_timestamp(civil).map_err(|_| error())?;
+        Ok(Self(instant.as_millisecond()))
     }
 
     /// Seconds, milliseconds or microseconds since 1970, told apart by size. `None` if not finite or out of range.
@@ -107,7 +107,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 
 /// Text that is not a time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a time (RFC 3339, a date, or epoch seconds, milliseconds or microseconds)")]
+#[error(
+    "{text:?} is not a time (RFC 3339, a date, or epoch seconds, milliseconds or microseconds)"
+)]
 pub struct ParseTimeError {
     text: String,
 }

@@ -1,0 +1,267 @@
+//! The event log in dense ids and in time order: what trainers read and what replay applies.
+
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
+
+use crate::entities::Entities;
+use crate::event::{Event, Interaction, NO_SESSION, NamedEvent};
+use crate::ids::{ItemId, Names, UserId};
+use crate::log::Record;
+use crate::schema::Schema;
+use crate::time::Timestamp;
+
+/// Prefix of the user that stands for a session without one. Ids from outside cannot hold it.
+pub const SESSION_USER: char = '\u{0}';
+
+/// The name under which the user of `event` is known: its own, or the session's.
+pub fn user_name(event: &NamedEvent) -> Option<String> {
+    match (&event.user, &event.session) {
+        (Some(user), _) => Some(user.to_string()),
+        (None, Some(session)) => Some(format!("{SESSION_USER}{session}")),
+        (None, None) => None,
+    }
+}
+
+/// Everything that the log says, ids numbered in the order of the log, events in the order of their times.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Items with their fields as they were last put.
+    pub items: Entities,
+    /// Users with their fields as they were last put.
+    pub users: Entities,
+    /// By time; at equal times in the order of the log.
+    pub events: Vec<Event>,
+    /// Events of types that the schema does not have, by type: they are left out.
+    pub unknown_types: BTreeMap<String, usize>,
+    /// Events with neither user nor session: they are left out.
+    pub n_anonymous: usize,
+}
+
+/// Folds records into a [`History`], in the order of the log.
+pub struct HistoryBuilder<'a> {
+    schema: &'a Schema,
+    sessions: Names,
+    history: History,
+}
+
+impl<'a> HistoryBuilder<'a> {
+    /// Nothing yet.
+    pub fn new(schema: &'a Schema) -> Self {
+        let history = History {
+            items: Entities::new(&schema.item_fields),
+            users: Entities::new(&schema.user_fields),
+            ..History::default()
+        };
+        Self { schema, sessions: Names::default(), history }
+    }
+
+    /// Adds the next record of the log.
+    pub fn push(&mut self, record: &Record) {
+        let history = &mut self.history;
+        match record {
+            Record::Event(event) => self.push_event(event),
+            other => put_record(&mut history.items, &mut history.users, other),
+        }
+    }
+
+    fn push_event(&mut self, event: &NamedEvent) {
+        let history = &mut self.history;
+        let Some(user) = user_name(event) else {
+            history.n_anonymous += 1;
+            return;
+        };
+        // Ids are numbered also for events that are left out, so that they do not depend on the schema.
+        let user = UserId(history.users.intern(&user));
+        let item = ItemId(history.items.intern(&event.item));
+        let Some(kind) = self.schema.event_type(&event.kind) else {
+            *history.unknown_types.entry(event.kind.to_string()).or_default() += 1;
+            return;
+        };
+        let session = event.session.as_ref().map_or(NO_SESSION, |name| self.sessions.intern(name));
+        let value = event.value.map_or(f32::NAN, |value| value as f32);
+        history.events.push(Event { time: event.time, user, item, session, value, kind });
+    }
+
+    /// The history, its events sorted by time.
+    pub fn build(mut self) -> History {
+        self.history.events.sort_by_key(|event| event.time);
+        self.history
+    }
+}
+
+/// Folds a record of the catalogue into items and users; events are left alone.
+pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
+    match record {
+        Record::Event(_) => {}
+        Record::Item(item) => {
+            let id = items.intern(&item.id);
+            items.put(id, &item.fields);
+            items.put_availability(id, item.published_at, item.expires_at, item.hidden);
+        }
+        Record::User(user) => {
+            let id = users.intern(&user.id);
+            users.put(id, &user.fields);
+        }
+        Record::DeleteItem { id } => {
+            let id = items.intern(id);
+            items.put(id, &Default::default());
+            items.put_availability(id, None, None, true);
+        }
+        Record::DeleteUser { id } => {
+            let id = users.intern(id);
+            users.put(id, &Default::default());
+        }
+    }
+}
+
+impl History {
+    /// Index of the first event at `time` or later.
+    pub fn first_at(&self, time: Timestamp) -> usize {
+        self.events.partition_point(|event| event.time < time)
+    }
+
+    /// The time from the first to the last event, if there is one.
+    pub fn span(&self) -> Option<(Timestamp, Timestamp)> {
+        Some((self.events.first()?.time, self.events.last()?.time))
+    }
+
+    /// The events before `until` as trainers take them; those whose type weighs nothing are left out.
+    pub fn interactions(&self, until: Timestamp, schema: &Schema) -> Vec<Interaction> {
+        let weights = schema.weights();
+        let weight = |event: &Event| weights[usize::from(event.kind.0)];
+        let events = self.events[..self.first_at(until)].iter();
+        events.filter(|e| weight(e) > 0.0).map(|e| Interaction::new(e, weight(e))).collect()
+    }
+
+    /// Forgets the events from `until` on.
+    pub fn truncate(&mut self, until: Timestamp) {
+        self.events.truncate(self.first_at(until));
+    }
+}
+
+/// What one query group is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupBy {
+    /// All positive events of one session; events without a session are groups of their own.
+    Session,
+    /// Each positive event.
+    Event,
+}
+
+/// One question to the engine with its known answer: what did this user do from that moment on?
+#[derive(Clone, Debug, PartialEq)]
+pub struct Question {
+    /// Who asks.
+    pub user: UserId,
+    /// When: the time of the first event of the group.
+    pub time: Timestamp,
+    /// Index of that event: the events before it are known when the question is asked.
+    pub first_event: usize,
+    /// The distinct items of the positive events with their highest gain level, in the order of the events.
+    pub relevant: Vec<(ItemId, u8)>,
+}
+
+/// The questions that the events from `from` until before `until` answer, in the order of their first events.
+/// `labels`: gain level of each event type; only events above 0 are positive.
+pub fn questions(
+    history: &History,
+    labels: &[u8],
+    group_by: GroupBy,
+    from: Timestamp,
+    until: Timestamp,
+) -> Vec<Question> {
+    let mut questions: Vec<Question> = Vec::new();
+    let mut open: FxHashMap<(UserId, u32), usize> = FxHashMap::default();
+    let (start, end) = (history.first_at(from), history.first_at(until));
+    for (i, event) in history.events.iter().enumerate().take(end).skip(start) {
+        let key = (event.user, event.session);
+        let grouped = group_by == GroupBy::Session && event.session != NO_SESSION;
+        let known = if grouped { open.get(&key).copied() } else { None };
+        let position = known.unwrap_or_else(|| {
+            questions.push(Question {
+                user: event.user,
+                time: event.time,
+                first_event: i,
+                relevant: Vec::new(),
+            });
+            open.insert(key, questions.len() - 1);
+            questions.len() - 1
+        });
+        let label = labels[usize::from(event.kind.0)];
+        if label > 0 {
+            add_relevant(&mut questions[position].relevant, event.item, label);
+        }
+    }
+    questions.retain(|question| !question.relevant.is_empty());
+    questions
+}
+
+fn add_relevant(relevant: &mut Vec<(ItemId, u8)>, item: ItemId, label: u8) {
+    match relevant.iter_mut().find(|(known, _)| *known == item) {
+        Some((_, known)) => *known = label.max(*known),
+        None => relevant.push((item, label)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::EventType;
+
+    fn schema() -> Schema {
+        let events = [
+            ("buy".to_owned(), EventType { weight: 1.0, label: 2 }),
+            ("view".to_owned(), EventType { weight: 0.5, label: 0 }),
+        ];
+        Schema { events: events.into(), ..Schema::default() }
+    }
+
+    fn event(kind: &str, user: &str, session: Option<&str>, item: &str, time: i64) -> Record {
+        Record::Event(NamedEvent {
+            kind: kind.into(),
+            user: Some(user.into()),
+            session: session.map(Into::into),
+            item: item.into(),
+            time: Timestamp(time),
+            ..NamedEvent::default()
+        })
+    }
+
+    fn history(records: &[Record]) -> History {
+        let schema = schema();
+        let mut builder = HistoryBuilder::new(&schema);
+        records.iter().for_each(|record| builder.push(record));
+        builder.build()
+    }
+
+    #[test]
+    fn a_session_is_one_question_asked_at_its_first_event() {
+        let history = history(&[
+            event("buy", "u", Some("s"), "a", 10),
+            event("view", "u", Some("s"), "b", 11),
+            event("buy", "v", Some("t"), "a", 12),
+            event("buy", "u", Some("s"), "c", 13),
+            event("buy", "u", Some("s"), "a", 14),
+        ]);
+        let asked =
+            questions(&history, &schema().labels(), GroupBy::Session, Timestamp(0), Timestamp(99));
+        let relevant = |items: &[u32]| items.iter().map(|i| (ItemId(*i), 2)).collect::<Vec<_>>();
+        assert_eq!(asked.len(), 2);
+        assert_eq!((asked[0].first_event, &asked[0].relevant), (0, &relevant(&[0, 2])));
+        assert_eq!((asked[1].first_event, &asked[1].relevant), (2, &relevant(&[0])));
+    }
+
+    #[test]
+    fn ids_follow_the_log_and_events_follow_time() {
+        let history = history(&[
+            event("buy", "u", None, "late", 20),
+            event("jump", "u", None, "unknown", 5),
+            event("buy", "u", None, "early", 10),
+        ]);
+        let order: Vec<u32> = history.events.iter().map(|event| event.item.0).collect();
+        assert_eq!(order, [2, 0]);
+        assert_eq!(history.unknown_types, [("jump".to_owned(), 1)].into());
+    }
+}
