@@ -1,0 +1,264 @@
+//! Scoring many rows at once: the fast path of the server.
+//!
+//! Rows are scored in blocks of 64, tree by tree. A tree of up to 64 leaves is not walked: each of its nodes is put to all
+//! rows of the block, and where the answer is "right", the leaves below its left child are struck out of the row's bits. The
+//! leaf of a row is the first one left. That has no branch that depends on the data, and all it does is compare and mask
+//! columns, which compilers turn into vector instructions. Larger trees are walked, eight rows side by side.
+//!
+//! Source: "QuickScorer: a fast algorithm to rank documents with additive ensembles of regression trees", SIGIR 2015; rows
+//! side by side as in "RapidScorer: fast tree ensemble evaluation by maximizing compactness in data level
+//! parallelization", KDD 2018.
+
+use super::{Forest, Missing, Tree, ZERO};
+
+/// Rows of a block.
+const BLOCK: usize = 64;
+
+/// Rows that are walked side by side, so that one waits for memory while another computes.
+const ABREAST: usize = 8;
+
+/// One feature of a block of rows.
+type Lanes = [f32; BLOCK];
+
+/// A node as blocks see it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Test {
+    feature: u32,
+    /// The node's threshold, rounded down to what an `f32` can be without changing a decision.
+    cut: f32,
+    kind: Kind,
+    /// Bits of the leaves that are left over when the answer is "right"; all of them in trees of over 64 leaves.
+    keep: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Left up to the cut; NaN goes right.
+    NanRight,
+    /// Left up to the cut; NaN goes left.
+    NanLeft,
+    /// As the node says: zero is missing, or a set of categories.
+    Other,
+}
+
+/// Bits of leaves: 32 of them where they suffice, since twice as many rows then fit into a vector.
+trait LeafBits: Copy {
+    const ALL: Self;
+    fn from_keep(keep: u64) -> Self;
+    fn strike(&mut self, is_left: bool, keep: Self);
+    fn first(self) -> usize;
+}
+
+impl LeafBits for u32 {
+    const ALL: Self = Self::MAX;
+
+    #[inline(always)]
+    fn from_keep(keep: u64) -> Self {
+        keep as Self
+    }
+
+    #[inline(always)]
+    fn strike(&mut self, is_left: bool, keep: Self) {
+        *self &= if is_left { Self::MAX } else { keep };
+    }
+
+    #[inline(always)]
+    fn first(self) -> usize {
+        self.trailing_zeros() as usize
+    }
+}
+
+impl LeafBits for u64 {
+    const ALL: Self = Self::MAX;
+
+    #[inline(always)]
+    fn from_keep(keep: u64) -> Self {
+        keep
+    }
+
+    #[inline(always)]
+    fn strike(&mut self, is_left: bool, keep: Self) {
+        *self &= if is_left { Self::MAX } else { keep };
+    }
+
+    #[inline(always)]
+    fn first(self) -> usize {
+        self.trailing_zeros() as usize
+    }
+}
+
+/// The largest `f32` up to `threshold`, and moved to the edge of what counts as 0 if it lies within: `x <= cut` is then
+/// LightGBM's decision for every `f32` x, its rounding of small values to 0 included.
+fn cut(threshold: f64) -> f32 {
+    let edge = ZERO as f32;
+    if threshold.abs() < ZERO {
+        return if threshold >= 0.0 { edge } else { (-edge).next_down() };
+    }
+    let nearest = threshold as f32;
+    if f64::from(nearest) > threshold { nearest.next_down() } else { nearest }
+}
+
+impl Forest {
+    /// Derives the tests of a tree's nodes; `spans` as in [`super::tree::Layout`].
+    pub(super) fn push_tests(&mut self, tree: &Tree, spans: &[[u32; 3]]) {
+        for (node, &[start, middle, _]) in spans.iter().enumerate() {
+            let node = tree.first_node + node;
+            let decision = self.decisions[node];
+            let nan_left = match decision.missing() {
+                Missing::None => 0.0 <= self.thresholds[node],
+                Missing::Zero | Missing::Nan => decision.default_left(),
+            };
+            let kind = match (decision.is_categorical() || decision.missing() == Missing::Zero, nan_left) {
+                (true, _) => Kind::Other,
+                (false, true) => Kind::NanLeft,
+                (false, false) => Kind::NanRight,
+            };
+            let keep = if tree.n_leaves > 64 { u64::MAX } else { !(((1u64 << (middle - start)) - 1) << start) };
+            self.tests.push(Test { feature: self.features[node], cut: cut(self.thresholds[node]), kind, keep });
+        }
+    }
+
+    /// Scores of many rows, `[n_rows]`, into `out`: those of [`Forest::score_exact`], rounded to `f32`.
+    ///
+    /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing. `max_trees` stops after the first so
+    /// many trees, which are the ones that matter most: a cheaper score for a request that is late.
+    /// Cost: rows x nodes compares, eight to sixteen at once.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn score_block(&self, columns: &[f32], n_rows: usize, max_trees: Option<usize>, out: &mut [f32]) {
+        assert_eq!(columns.len(), self.names.len() * n_rows, "one column of n_rows values for each feature");
+        assert_eq!(out.len(), n_rows, "room for one score for each row");
+        let trees = &self.trees[..max_trees.unwrap_or(usize::MAX).min(self.trees.len())];
+        let mut block = vec![[0.0; BLOCK]; self.names.len()];
+        for (number, out) in out.chunks_mut(BLOCK).enumerate() {
+            for (feature, lanes) in block.iter_mut().enumerate() {
+                lanes[..out.len()].copy_from_slice(&columns[feature * n_rows + number * BLOCK..][..out.len()]);
+            }
+            let sums = self.sums(trees, &block);
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+        }
+    }
+
+    /// Sums of a block, by the widest vectors that this machine has.
+    fn sums(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                // SAFETY: the machine was just asked for both features.
+                return unsafe { self.sums_avx512(trees, block) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the machine was just asked for the feature.
+                return unsafe { self.sums_avx2(trees, block) };
+            }
+        }
+        self.sums_portable(trees, block)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn sums_avx512(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
+        self.sums_portable(trees, block)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn sums_avx2(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
+        self.sums_portable(trees, block)
+    }
+
+    /// The one implementation; the others compile it for more instructions.
+    #[inline(always)]
+    fn sums_portable(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
+        let mut sums = [0.0; BLOCK];
+        for tree in trees {
+            match tree.n_leaves {
+                ..=32 => self.add_struck::<u32>(tree, block, &mut sums),
+                33..=64 => self.add_struck::<u64>(tree, block, &mut sums),
+                _ => self.add_walked(tree, block, &mut sums),
+            }
+        }
+        sums
+    }
+
+    /// Adds a tree by striking leaves out.
+    #[inline(always)]
+    fn add_struck<B: LeafBits>(&self, tree: &Tree, block: &[Lanes], sums: &mut [f64; BLOCK]) {
+        let mut bits = [B::ALL; BLOCK];
+        let nodes = tree.first_node..tree.first_node + tree.n_leaves - 1;
+        for (node, test) in nodes.clone().zip(&self.tests[nodes]) {
+            let (lanes, keep) = (&block[test.feature as usize], B::from_keep(test.keep));
+            let pairs = bits.iter_mut().zip(lanes);
+            match test.kind {
+                Kind::NanRight => pairs.for_each(|(bits, &value)| bits.strike(value <= test.cut, keep)),
+                // NaN is not above the cut either.
+                #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "NaN is meant to be told apart")]
+                Kind::NanLeft => pairs.for_each(|(bits, &value)| bits.strike(!(value > test.cut), keep)),
+                Kind::Other => pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep)),
+            }
+        }
+        let leaves = &self.leaf_values[tree.first_leaf..][..tree.n_leaves];
+        sums.iter_mut().zip(bits).for_each(|(sum, bits)| *sum += leaves[bits.first()]);
+    }
+
+    /// Adds a tree by walking down it with several rows abreast; a row that has come to its leaf waits there.
+    #[inline(always)]
+    fn add_walked(&self, tree: &Tree, block: &[Lanes], sums: &mut [f64; BLOCK]) {
+        for first in (0..BLOCK).step_by(ABREAST) {
+            let mut children = [0i32; ABREAST];
+            for _ in 0..tree.depth {
+                for (lane, child) in children.iter_mut().enumerate() {
+                    if *child >= 0 {
+                        *child = self.step(tree.first_node + *child as usize, |f| block[f][first + lane]);
+                    }
+                }
+            }
+            for (sum, child) in sums[first..].iter_mut().zip(children) {
+                *sum += self.leaf_values[tree.first_leaf + !child as usize];
+            }
+        }
+    }
+
+    /// The child that a row goes to.
+    #[inline(always)]
+    fn step(&self, node: usize, value: impl Fn(usize) -> f32) -> i32 {
+        let test = &self.tests[node];
+        let value = value(test.feature as usize);
+        let is_left = match test.kind {
+            Kind::NanRight => value <= test.cut,
+            Kind::NanLeft => value <= test.cut || value.is_nan(),
+            Kind::Other => self.goes_left(node, value),
+        };
+        if is_left { self.left[node] } else { self.right[node] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_cut_decides_as_the_threshold_does(threshold in any::<f64>(), bits in any::<u32>()) {
+            let value = f32::from_bits(bits);
+            let edges = [value, threshold as f32, (threshold as f32).next_up(), (threshold as f32).next_down()];
+            for value in edges.into_iter().filter(|value| !value.is_nan()) {
+                let exact = if f64::from(value.abs()) <= ZERO { 0.0 } else { f64::from(value) };
+                prop_assert_eq!(value <= cut(threshold), exact <= threshold, "{} {}", value, threshold);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cut_near_zero_takes_all_that_counts_as_zero() {
+        let edge = ZERO as f32;
+        for threshold in [0.0, -0.0, 1e-40, -1e-40, 1e-36, -1e-36, ZERO, -ZERO] {
+            for value in [0.0, edge, -edge, edge.next_up(), (-edge).next_down(), 1e-40, -1e-40] {
+                let exact = if f64::from(value.abs()) <= ZERO { 0.0 } else { f64::from(value) };
+                assert_eq!(value <= cut(threshold), exact <= threshold, "{value:e} {threshold:e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! One score from several objectives, such as click, basket and purchase.
+
+use serde::{Deserialize, Serialize};
+
+/// How much each objective is worth. The weights stay out of the labels, so that they can change without training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueModel {
+    /// Name of the objective, and what its event is worth.
+    pub weights: Vec<(String, f64)>,
+}
+
+impl ValueModel {
+    /// `value = sum of weight * probability` of each row, into `out`, which is emptied first.
+    ///
+    /// `probabilities` is `[n_objectives, n_rows]`, calibrated, in the order of `weights`.
+    ///
+    /// # Panics
+    /// If `probabilities` has another length.
+    pub fn combine(&self, probabilities: &[f32], n_rows: usize, out: &mut Vec<f32>) {
+        assert_eq!(probabilities.len(), self.weights.len() * n_rows, "one probability for each objective and row");
+        let weighted = |row: usize| {
+            let parts = self.weights.iter().enumerate();
+            parts.map(|(objective, (_, weight))| weight * f64::from(probabilities[objective * n_rows + row])).sum::<f64>()
+        };
+        out.clear();
+        out.extend((0..n_rows).map(|row| weighted(row) as f32));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rare_dear_event_can_outweigh_a_likely_cheap_one() {
+        let model = ValueModel { weights: vec![("click".into(), 1.0), ("purchase".into(), 20.0)] };
+        let mut out = vec![7.0];
+        model.combine(&[0.5, 0.25, /* purchase */ 0.0, 0.125], 2, &mut out);
+        assert_eq!(out, [0.5, 2.75]);
+    }
+}
