@@ -1,1 +1,6 @@
-//! retrieval
+//! From millions of items to about a thousand candidates.
+
+pub mod mapped;
+pub mod sparse;
+pub mod item_item;
+pub mod merge;
