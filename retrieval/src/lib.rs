@@ -4,3 +4,7 @@ pub mod mapped;
 pub mod sparse;
 pub mod item_item;
 pub mod merge;
+pub mod exact;
+pub mod hnsw;
+mod kernels;
+pub mod vectors;

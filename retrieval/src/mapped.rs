@@ -12,6 +12,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytemuck::AnyBitPattern;
 use memmap2::Mmap;
@@ -161,6 +162,41 @@ impl Mapped {
 
     fn malformed(&self, flaw: Flaw) -> OpenError {
         OpenError::Malformed { path: self.path.clone(), flaw }
+    }
+}
+
+/// An array that was just made, or that lies in an open file.
+#[derive(Debug)]
+pub enum Array<T> {
+    /// In memory.
+    Owned(Vec<T>),
+    /// In a file: made by `Array::mapped`.
+    Mapped {
+        /// The file.
+        file: Arc<Mapped>,
+        /// Position of the section, which was found to be made of `T`.
+        index: usize,
+    },
+}
+
+impl<T: AnyBitPattern> Array<T> {
+    /// Section `index` of `file`.
+    ///
+    /// # Errors
+    /// If there is no such section, or if it is not made of `T`.
+    pub fn mapped(file: &Arc<Mapped>, index: usize) -> Result<Self, OpenError> {
+        file.elements::<T>(index)?;
+        Ok(Self::Mapped { file: Arc::clone(file), index })
+    }
+
+    /// The elements. Cost: a few nanoseconds, so loops take the slice once.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::Owned(elements) => elements,
+            Self::Mapped { file, index } => {
+                file.elements(*index).expect("the section was checked when the array was made")
+            }
+        }
     }
 }
 

@@ -1,0 +1,255 @@
+//! The graph index: nearly the largest inner products, without looking at every item.
+//!
+//! hnsw_rs constructs the graph; it is searched in a flat layout of our own, in memory or mapped from a file. hnsw_rs knows
+//! distances only, so each vector gets one more dimension that makes all of them equally long: then the nearest one is the one
+//! with the largest inner product. The search itself needs neither distances nor the added dimension.
+//! Sources: "Efficient and robust approximate nearest neighbor search using HNSW graphs", TPAMI 42(4), 2020;
+//! "Speeding up the Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014.
+
+mod build;
+mod search;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use build::{BuildIndexError, HnswConfig};
+use featurestore::Scored;
+pub use search::SearchScratch;
+
+use crate::exact::search_exact;
+use crate::kernels::LANES;
+use crate::mapped::{Array, Mapped, OpenError, write_sections};
+use crate::vectors::Vectors;
+
+const KIND: &[u8; 8] = b"hnsw    ";
+const N_SECTIONS: usize = 5;
+
+/// Fills a row of neighbours up to its width.
+const NO_NEIGHBOUR: u32 = u32::MAX;
+
+/// A layer more than hnsw_rs ever makes would be a damaged file.
+const MAX_LAYERS: usize = 16;
+
+/// A navigable graph over the items that have a vector.
+///
+/// Nodes are numbered by falling level, the entry point first, so that layer `l` holds the nodes `0..layer_sizes[l]`, and a row
+/// of neighbours is found by multiplication.
+#[derive(Debug)]
+pub struct HnswIndex {
+    shape: Shape,
+    /// Neighbours in layer 0: `[n_nodes, 2 m]`, nearest first, filled up with `NO_NEIGHBOUR`.
+    base: Array<u32>,
+    /// Neighbours in the layers above, from layer 1 on: `[layer_sizes[l], m]` each.
+    upper: Array<u32>,
+    /// The item of each node: `[n_nodes]`.
+    items: Array<u32>,
+    /// The vector of each node: `[n_nodes, stride]`, filled up with zeros.
+    vectors: Array<f32>,
+}
+
+/// The numbers that the arrays of an index must agree with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shape {
+    /// Number of items that the index was built from, with and without a vector.
+    n_items: usize,
+    dim: usize,
+    /// Most neighbours of a node in the layers above the lowest, which allows twice as many.
+    m: usize,
+    /// Number of nodes in each layer, from the lowest on, falling; empty if no item has a vector.
+    layer_sizes: Vec<usize>,
+}
+
+impl Shape {
+    fn n_nodes(&self) -> usize {
+        self.layer_sizes.first().copied().unwrap_or(0)
+    }
+
+    /// Floats from one vector to the next.
+    fn stride(&self) -> usize {
+        self.dim.next_multiple_of(LANES)
+    }
+
+    fn to_numbers(&self) -> Vec<u64> {
+        let fixed = [self.n_items, self.dim, self.m];
+        fixed.iter().chain(&self.layer_sizes).map(|&n| n as u64).collect()
+    }
+
+    /// `None` if the numbers cannot be those of an index.
+    fn from_numbers(numbers: &[u64]) -> Option<Self> {
+        let numbers: Option<Vec<usize>> =
+            numbers.iter().map(|&n| u32::try_from(n).ok().map(|n| n as usize)).collect();
+        let numbers = numbers?;
+        let (&[n_items, dim, m], layer_sizes) = numbers.split_first_chunk::<3>()?;
+        let falls = layer_sizes.is_sorted_by(|lower, upper| lower >= upper);
+        let is_filled = layer_sizes.last() != Some(&0);
+        let fits =
+            layer_sizes.len() <= MAX_LAYERS && layer_sizes.first().is_none_or(|&n| n <= n_items);
+        (dim > 0 && m > 0 && falls && is_filled && fits).then(|| Self {
+            n_items,
+            dim,
+            m,
+            layer_sizes: layer_sizes.to_vec(),
+        })
+    }
+}
+
+impl HnswIndex {
+    /// Opens a file that `save` wrote, by memory map. Every neighbour and item is checked, so that no search can leave the
+    /// arrays. The vectors are trusted: the release's checksums are about them. Cost: one pass over the graph.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is of another kind, or if its graph is not one.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let file = Arc::new(Mapped::open(path, KIND, N_SECTIONS)?);
+        let shape = Shape::from_numbers(file.u64s(0)?)
+            .ok_or_else(|| file.contradiction("its shape is not that of an index"))?;
+        let index = Self {
+            shape,
+            base: Array::mapped(&file, 1)?,
+            upper: Array::mapped(&file, 2)?,
+            items: Array::mapped(&file, 3)?,
+            vectors: Array::mapped(&file, 4)?,
+        };
+        index.check().map_err(|what| file.contradiction(what))?;
+        Ok(index)
+    }
+
+    /// Writes the index to a file.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let shape = self.shape.to_numbers();
+        let sections = [
+            bytemuck::cast_slice(&shape),
+            bytemuck::cast_slice(self.base.as_slice()),
+            bytemuck::cast_slice(self.upper.as_slice()),
+            bytemuck::cast_slice(self.items.as_slice()),
+            bytemuck::cast_slice(self.vectors.as_slice()),
+        ];
+        write_sections(path, KIND, &sections)
+    }
+
+    /// Number of items that can be found: those that have a vector.
+    pub fn n_nodes(&self) -> usize {
+        self.shape.n_nodes()
+    }
+
+    /// Dimensions of a query.
+    pub fn dim(&self) -> usize {
+        self.shape.dim
+    }
+
+    /// What contradicts what, if anything does.
+    fn check(&self) -> Result<(), &'static str> {
+        let Shape { n_items, m, ref layer_sizes, .. } = self.shape;
+        let n_nodes = self.n_nodes();
+        let n_upper: usize = layer_sizes.iter().skip(1).sum();
+        let lengths = [
+            (self.base.as_slice().len(), n_nodes, 2 * m),
+            (self.upper.as_slice().len(), n_upper, m),
+            (self.items.as_slice().len(), n_nodes, 1),
+            (self.vectors.as_slice().len(), n_nodes, self.shape.stride()),
+        ];
+        if lengths.iter().any(|&(len, rows, width)| rows.checked_mul(width) != Some(len)) {
+            return Err("its arrays do not have the lengths that its shape says");
+        }
+        let is_node = |layer: usize| {
+            move |&node: &u32| node == NO_NEIGHBOUR || (node as usize) < layer_sizes[layer]
+        };
+        let mut layers =
+            std::iter::once(self.base.as_slice()).chain(self.upper_layers()).enumerate();
+        if !layers.all(|(layer, rows)| rows.iter().all(is_node(layer))) {
+            return Err("it has a neighbour that is not in its layer");
+        }
+        let mut is_taken = vec![false; n_items];
+        let take = |&item: &u32| {
+            is_taken.get_mut(item as usize).is_some_and(|taken| !std::mem::replace(taken, true))
+        };
+        if !self.items.as_slice().iter().all(take) {
+            return Err("it has an item twice, or one that is not in the catalogue");
+        }
+        Ok(())
+    }
+
+    /// The rows of each layer above the lowest, from layer 1 on.
+    fn upper_layers(&self) -> impl DoubleEndedIterator<Item = &[u32]> + ExactSizeIterator {
+        let sizes = self.shape.layer_sizes.get(1..).unwrap_or(&[]);
+        let mut rest = self.upper.as_slice();
+        let layers: Vec<&[u32]> = sizes
+            .iter()
+            .map(|&size| rest.split_off(..size * self.shape.m).expect("the lengths were checked"))
+            .collect();
+        layers.into_iter()
+    }
+}
+
+/// Number of items below which the exact scan serves.
+pub const EXACT_BELOW: usize = 20_000;
+
+/// How the items nearest to a user are found: by a scan of all of them while they are few, then by a graph.
+#[derive(Debug)]
+pub enum VectorIndex {
+    /// Scan the vectors.
+    Exact,
+    /// Follow a graph.
+    Hnsw(HnswIndex),
+}
+
+impl VectorIndex {
+    /// An index of `vectors`: a graph if there are at least `exact_below` of them. `EXACT_BELOW` is what was measured.
+    ///
+    /// # Errors
+    /// If the graph cannot be built as `config` says.
+    pub fn build(
+        vectors: &Vectors,
+        config: &HnswConfig,
+        exact_below: usize,
+    ) -> Result<Self, BuildIndexError> {
+        if vectors.n_items() < exact_below {
+            Ok(Self::Exact)
+        } else {
+            HnswIndex::build(vectors, config).map(Self::Hnsw)
+        }
+    }
+
+    /// The `n` items of `vectors`, which the index was built from, with the largest inner products with `query`, best first.
+    /// `ef` is the breadth of a search of the graph: more finds more of them, and takes longer.
+    /// Empty if `query` has a value that is not finite.
+    pub fn search(
+        &self,
+        vectors: &Vectors,
+        query: &[f32],
+        n: usize,
+        ef: usize,
+        scratch: &mut SearchScratch,
+    ) -> Vec<Scored> {
+        match self {
+            Self::Exact => search_exact(vectors, query, n, |_| true),
+            Self::Hnsw(index) => index.search(query, n, ef, scratch),
+        }
+    }
+}
+
+/// Share of the `n` items with the largest inner products that `index` finds with breadth `ef`, in `[0, 1]`: a mean over
+/// `queries`, 1 if there are none. An item that scores as much as the `n`-th one counts as found, whichever of the two it is.
+/// Cost: an exact scan for each query.
+pub fn recall_against_exact<'a>(
+    index: &HnswIndex,
+    vectors: &Vectors,
+    queries: impl IntoIterator<Item = &'a [f32]>,
+    n: usize,
+    ef: usize,
+) -> f64 {
+    let mut scratch = SearchScratch::default();
+    let (mut n_found, mut n_wanted) = (0, 0);
+    for query in queries {
+        let exact = search_exact(vectors, query, n, |_| true);
+        let Some(last) = exact.last() else { continue };
+        let found = index.search(query, n, ef, &mut scratch);
+        n_found += found.iter().filter(|scored| scored.score >= last.score).count();
+        n_wanted += exact.len();
+    }
+    if n_wanted == 0 { 1.0 } else { n_found as f64 / n_wanted as f64 }
+}

@@ -1,0 +1,255 @@
+//! Best-first search of the flat graph.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use featurestore::{ItemId, Scored, keep_best};
+
+use super::{HnswIndex, NO_NEIGHBOUR};
+use crate::kernels::{Kernel, dispatch, dot_lanes, prefetch};
+
+/// Memory of a search, kept from one to the next by each thread. It fits every index.
+#[derive(Debug, Default)]
+pub struct SearchScratch {
+    /// The query, filled up with zeros.
+    query: Vec<f32>,
+    visited: Visited,
+    /// Nodes whose neighbours are still to be looked at.
+    open: BinaryHeap<Ranked>,
+    /// The best `ef` nodes so far, the worst of them on top.
+    best: BinaryHeap<Reverse<Ranked>>,
+    /// Neighbours of one node that were not visited before.
+    fresh: Vec<u32>,
+}
+
+impl HnswIndex {
+    /// The `n` items with the largest inner products with `query`, nearly: best first, fewer if there are not so many.
+    ///
+    /// `ef` is the breadth of the search, at least `n`: more finds more of them, and takes longer.
+    /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products, most of them waiting for memory.
+    pub fn search(
+        &self,
+        query: &[f32],
+        n: usize,
+        ef: usize,
+        scratch: &mut SearchScratch,
+    ) -> Vec<Scored> {
+        assert_eq!(query.len(), self.dim(), "a query has as many dimensions as the items");
+        if n == 0 || self.n_nodes() == 0 || query.iter().any(|value| !value.is_finite()) {
+            return Vec::new();
+        }
+        scratch.query.clear();
+        scratch.query.extend_from_slice(query);
+        scratch.query.resize(self.shape.stride(), 0.0);
+        let ef = ef.max(n).min(self.n_nodes());
+        dispatch(Descent { graph: self.graph(), ef, scratch });
+        let items = self.items.as_slice();
+        let scored = |Reverse(ranked): Reverse<Ranked>| Scored {
+            item: ItemId(items[ranked.node() as usize]),
+            score: ranked.score(),
+        };
+        let mut found: Vec<Scored> = scratch.best.drain().map(scored).collect();
+        keep_best(&mut found, n);
+        found
+    }
+
+    fn graph(&self) -> Graph<'_> {
+        Graph {
+            base: self.base.as_slice(),
+            upper: self.upper_layers().collect(),
+            vectors: self.vectors.as_slice(),
+            m: self.shape.m,
+            stride: self.shape.stride(),
+        }
+    }
+}
+
+/// The arrays of an index, as a search sees them.
+struct Graph<'a> {
+    base: &'a [u32],
+    upper: Vec<&'a [u32]>,
+    vectors: &'a [f32],
+    m: usize,
+    stride: usize,
+}
+
+impl<'a> Graph<'a> {
+    #[inline(always)]
+    fn vector(&self, node: u32) -> &'a [f32] {
+        &self.vectors[node as usize * self.stride..][..self.stride]
+    }
+}
+
+/// The neighbours of `node` in a layer whose rows have `width` places.
+#[inline(always)]
+fn neighbours(layer: &[u32], width: usize, node: u32) -> impl Iterator<Item = u32> {
+    let row = &layer[node as usize * width..][..width];
+    row.iter().copied().take_while(|&node| node != NO_NEIGHBOUR)
+}
+
+/// A search from the top of the graph to its lowest layer, which leaves its results in `scratch.best`.
+struct Descent<'a> {
+    graph: Graph<'a>,
+    ef: usize,
+    scratch: &'a mut SearchScratch,
+}
+
+impl Kernel for Descent<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { graph, ef, scratch } = self;
+        let start = climb(&graph, &scratch.query);
+        search_base(&graph, start, ef, scratch);
+    }
+}
+
+/// The node that greedy steps through the upper layers lead to.
+#[inline(always)]
+fn climb(graph: &Graph<'_>, query: &[f32]) -> Ranked {
+    let mut best = Ranked::new(dot_lanes(query, graph.vector(0)), 0);
+    for layer in graph.upper.iter().rev() {
+        loop {
+            let before = best;
+            for node in neighbours(layer, graph.m, before.node()) {
+                best = best.max(Ranked::new(dot_lanes(query, graph.vector(node)), node));
+            }
+            if best == before {
+                break;
+            }
+        }
+    }
+    best
+}
+
+/// Follows the best open node of the lowest layer until none can be among the best `ef`.
+#[inline(always)]
+fn search_base(graph: &Graph<'_>, start: Ranked, ef: usize, scratch: &mut SearchScratch) {
+    let SearchScratch { query, visited, open, best, fresh } = scratch;
+    let n_nodes = graph.vectors.len() / graph.stride;
+    visited.start(n_nodes);
+    visited.visit(start.node());
+    open.clear();
+    best.clear();
+    open.push(start);
+    best.push(Reverse(start));
+    let mut worst = if ef == 1 { start } else { Ranked::WORST };
+    while let Some(next) = open.pop() {
+        if next < worst {
+            break;
+        }
+        fresh.clear();
+        for node in neighbours(graph.base, 2 * graph.m, next.node()) {
+            if visited.visit(node) {
+                prefetch(graph.vector(node));
+                fresh.push(node);
+            }
+        }
+        for &node in fresh.iter() {
+            let ranked = Ranked::new(dot_lanes(query, graph.vector(node)), node);
+            if ranked > worst {
+                open.push(ranked);
+                worst = keep(best, ranked, ef);
+            }
+        }
+        if let Some(next) = open.peek() {
+            prefetch(&graph.base[next.node() as usize * 2 * graph.m..][..2 * graph.m]);
+        }
+    }
+}
+
+/// Adds `ranked` to the best `ef`, and gives what a node must surpass from now on.
+fn keep(best: &mut BinaryHeap<Reverse<Ranked>>, ranked: Ranked, ef: usize) -> Ranked {
+    if best.len() < ef {
+        best.push(Reverse(ranked));
+    } else if let Some(mut worst) = best.peek_mut() {
+        *worst = Reverse(ranked);
+    }
+    match best.peek() {
+        Some(&Reverse(worst)) if best.len() == ef => worst,
+        _ => Ranked::WORST,
+    }
+}
+
+/// A node with its score, in one number that orders by the score, then by falling node. NaN is the worst score.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked(u64);
+
+impl Ranked {
+    /// Below every node.
+    const WORST: Self = Self(0);
+
+    #[inline(always)]
+    fn new(score: f32, node: u32) -> Self {
+        let score = if score.is_nan() { f32::NEG_INFINITY } else { score };
+        // The bits of floats order like integers, except that negative ones order backwards and above the others.
+        let bits = score.to_bits();
+        let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
+        Self(u64::from(ordered) << 32 | u64::from(!node))
+    }
+
+    #[inline(always)]
+    fn node(self) -> u32 {
+        !(self.0 as u32)
+    }
+
+    fn score(self) -> f32 {
+        let ordered = (self.0 >> 32) as u32;
+        f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
+    }
+}
+
+/// The nodes that a search has seen: those marked with its epoch, so that a new search need not clear the marks.
+#[derive(Debug, Default)]
+struct Visited {
+    epochs: Vec<u8>,
+    epoch: u8,
+}
+
+impl Visited {
+    /// Begins a search of `n_nodes` nodes, none of them seen. Cost: O(1), O(n_nodes) every 255th time.
+    fn start(&mut self, n_nodes: usize) {
+        if self.epoch == u8::MAX || self.epochs.len() < n_nodes {
+            self.epochs.clear();
+            self.epochs.resize(n_nodes, 0);
+            self.epoch = 0;
+        }
+        self.epoch += 1;
+    }
+
+    /// Whether `node` is seen for the first time.
+    #[inline(always)]
+    fn visit(&mut self, node: u32) -> bool {
+        std::mem::replace(&mut self.epochs[node as usize], self.epoch) != self.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ranked_orders_by_score_then_by_falling_node(
+            a in (proptest::num::f32::NORMAL | proptest::num::f32::ZERO | proptest::num::f32::INFINITE, 0u32..9),
+            b in (proptest::num::f32::NORMAL | proptest::num::f32::ZERO | proptest::num::f32::INFINITE, 0u32..9),
+        ) {
+            let order = a.0.total_cmp(&b.0).then(b.1.cmp(&a.1));
+            prop_assert_eq!(Ranked::new(a.0, a.1).cmp(&Ranked::new(b.0, b.1)), order);
+            prop_assert_eq!(Ranked::new(a.0, a.1).score().to_bits(), a.0.to_bits());
+            prop_assert_eq!(Ranked::new(a.0, a.1).node(), a.1);
+        }
+    }
+
+    #[test]
+    fn marks_of_an_earlier_search_do_not_count() {
+        let mut visited = Visited::default();
+        for _ in 0..600 {
+            visited.start(2);
+            assert!(visited.visit(1));
+            assert!(!visited.visit(1));
+        }
+    }
+}
