@@ -52,7 +52,9 @@ pub enum CalibrateError {
     #[error("all {0} outcomes are the same")]
     OneSided(usize),
     /// A score or weight is no number.
-    #[error("outcome {row} has score {score} and weight {weight}; both must be finite, the weight above 0")]
+    #[error(
+        "outcome {row} has score {score} and weight {weight}: both must be finite, one above 0"
+    )]
     Outcome {
         /// The row.
         row: usize,
@@ -88,8 +90,13 @@ impl TryFrom<Vec<(f64, f64)>> for Isotonic {
 
     fn try_from(knots: Vec<(f64, f64)>) -> Result<Self, InvalidCalibration> {
         let rises = knots.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1);
-        let is_within = knots.iter().all(|&(score, p)| score.is_finite() && (0.0..=1.0).contains(&p));
-        if rises && is_within && !knots.is_empty() { Ok(Self { knots }) } else { Err(InvalidCalibration) }
+        let is_within =
+            knots.iter().all(|&(score, p)| score.is_finite() && (0.0..=1.0).contains(&p));
+        if rises && is_within && !knots.is_empty() {
+            Ok(Self { knots })
+        } else {
+            Err(InvalidCalibration)
+        }
     }
 }
 
@@ -102,9 +109,9 @@ impl From<Isotonic> for Vec<(f64, f64)> {
 impl Calibration {
     /// Fits a sigmoid. Its slope is not let below 0, so that the order stays.
     ///
-    /// Targets are drawn in a little from 0 and 1, as if one more row of each kind had been seen. Source: "A note on Platt's
-    /// probabilistic outputs for support vector machines", Machine Learning 68(3), 2007. Cost: O(rows) for each of some ten
-    /// steps.
+    /// Targets are drawn in a little from 0 and 1, as if one more row of each kind had been seen.
+    /// Source: "A note on Platt's probabilistic outputs for support vector machines", Machine
+    /// Learning 68(3), 2007. Cost: O(rows) for each of some ten steps.
     ///
     /// # Errors
     /// No rows, rows that all agree, or a bad score or weight.
@@ -115,8 +122,8 @@ impl Calibration {
 
     /// Fits the rising function with the smallest squared error, by pooling adjacent violators.
     ///
-    /// Between the blocks it is a straight line. Source: "Transforming classifier scores into accurate multiclass probability
-    /// estimates", KDD 2002. Cost: O(n log n).
+    /// Between the blocks it is a straight line. Source: "Transforming classifier scores into
+    /// accurate multiclass probability estimates", KDD 2002. Cost: O(n log n).
     ///
     /// # Errors
     /// No rows, rows that all agree, or a bad score or weight.
@@ -125,7 +132,8 @@ impl Calibration {
         Ok(Self::Isotonic(Isotonic::fit(outcomes)))
     }
 
-    /// The probability at a score, in `[0, 1]`. A NaN score counts as minus infinity, as it does in ranking.
+    /// The probability at a score, in `[0, 1]`. A NaN score counts as minus infinity, as it does in
+    /// ranking.
     pub fn apply(&self, score: f64) -> f64 {
         let score = if score.is_nan() { f64::NEG_INFINITY } else { score };
         match self {
@@ -149,7 +157,11 @@ fn check(outcomes: &[Outcome]) -> Result<(), CalibrateError> {
 }
 
 fn weight_of(outcomes: &[Outcome], happened: bool) -> f64 {
-    outcomes.iter().filter(|outcome| outcome.happened == happened).map(|outcome| outcome.weight).sum()
+    outcomes
+        .iter()
+        .filter(|outcome| outcome.happened == happened)
+        .map(|outcome| outcome.weight)
+        .sum()
 }
 
 fn sigmoid(x: f64) -> f64 {
@@ -170,7 +182,10 @@ impl Platt {
             let (slope, intercept) = rows.newton_step(&platt);
             let moved = |halving: i32| {
                 let scale = 0.5f64.powi(halving);
-                Self { slope: platt.slope + scale * slope, intercept: platt.intercept + scale * intercept }
+                Self {
+                    slope: platt.slope + scale * slope,
+                    intercept: platt.intercept + scale * intercept,
+                }
             };
             let Some(next) = (0..30).map(moved).find(|next| rows.loss(next) < loss) else { break };
             let gain = loss - rows.loss(&next);
@@ -187,7 +202,11 @@ impl Platt {
 
     fn apply(&self, score: f64) -> f64 {
         // A slope of 0 times an infinite score is not a number.
-        if self.slope == 0.0 { sigmoid(self.intercept) } else { sigmoid(self.slope.mul_add(score, self.intercept)) }
+        if self.slope == 0.0 {
+            sigmoid(self.intercept)
+        } else {
+            sigmoid(self.slope.mul_add(score, self.intercept))
+        }
     }
 }
 
@@ -212,7 +231,13 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// Standardised score, target and weight of each row.
     fn iter(&self) -> impl Iterator<Item = (f64, f64, f64)> {
-        let row = |o: &Outcome| ((o.score - self.mean) / self.deviation, self.targets[usize::from(o.happened)], o.weight);
+        let row = |o: &Outcome| {
+            (
+                (o.score - self.mean) / self.deviation,
+                self.targets[usize::from(o.happened)],
+                o.weight,
+            )
+        };
         self.outcomes.iter().map(row)
     }
 
@@ -281,7 +306,9 @@ impl Isotonic {
             }
         }
         pool(&mut blocks);
-        let ends = |block: &Block| [(block.lowest, block.probability()), (block.highest, block.probability())];
+        let ends = |block: &Block| {
+            [(block.lowest, block.probability()), (block.highest, block.probability())]
+        };
         let mut knots: Vec<(f64, f64)> = blocks.iter().flat_map(ends).collect();
         knots.dedup();
         Self { knots }
@@ -292,7 +319,8 @@ impl Isotonic {
         match (above.checked_sub(1).map(|below| self.knots[below]), self.knots.get(above)) {
             (None, Some(&(_, p))) | (Some((_, p)), None) => p,
             (Some((x0, p0)), Some(&(x1, p1))) => {
-                // Divided apart, so that a wide gap does not overflow; kept within, so that rounding does not fall.
+                // Divided apart, so that a wide gap does not overflow; kept within, so that
+                // rounding does not fall.
                 let part = (score / 2.0 - x0 / 2.0) / (x1 / 2.0 - x0 / 2.0);
                 (p0 + part * (p1 - p0)).clamp(p0, p1)
             }
@@ -314,19 +342,21 @@ fn pool(blocks: &mut Vec<Block>) {
 
 /// The probability before negatives were sampled: `p / (p + (1 - p) / rate)`.
 ///
-/// `p` is what a model trained on the sample says, and `rate` the part of the negatives that was kept, in `(0, 1]`.
-/// Source: "Practical lessons from predicting clicks on ads at Facebook", ADKDD 2014.
+/// `p` is what a model trained on the sample says, and `rate` the part of the negatives that was
+/// kept, in `(0, 1]`. Source: "Practical lessons from predicting clicks on ads at Facebook", ADKDD
+/// 2014.
 pub fn negative_rate_correction(p: f64, rate: f64) -> f64 {
     p / (p + (1.0 - p) / rate)
 }
 
-/// Expected calibration error, in `[0, 1]`: the gap between mean probability and frequency, averaged over `n_bins` bins of
-/// equal width by the weight in them. 0 if there is no row.
+/// Expected calibration error, in `[0, 1]`: the gap between mean probability and frequency,
+/// averaged over `n_bins` bins of equal width by the weight in them. 0 if there is no row.
 ///
-/// `rows` are (probability, happened, weight). Source: "Obtaining well calibrated probabilities using Bayesian binning",
-/// AAAI 2015.
+/// `rows` are (probability, happened, weight). Source: "Obtaining well calibrated probabilities
+/// using Bayesian binning", AAAI 2015.
 pub fn expected_calibration_error(rows: &[(f64, bool, f64)], n_bins: usize) -> f64 {
-    // Of each bin: sum of probabilities less sum of outcomes. Its absolute value is the bin's weight times its gap.
+    // Of each bin: sum of probabilities less sum of outcomes. Its absolute value is the bin's
+    // weight times its gap.
     let mut gaps = vec![0.0; n_bins.max(1)];
     let last = gaps.len() - 1;
     for &(p, happened, weight) in rows {
@@ -347,8 +377,11 @@ mod tests {
 
     #[test]
     fn isotonic_pools_what_falls() {
-        let outcomes = [(1.0, false), (2.0, true), (3.0, false), (4.0, true)].map(|(s, h)| outcome(s, h));
-        let Calibration::Isotonic(isotonic) = Calibration::fit_isotonic(&outcomes).unwrap() else { panic!() };
+        let outcomes =
+            [(1.0, false), (2.0, true), (3.0, false), (4.0, true)].map(|(s, h)| outcome(s, h));
+        let Calibration::Isotonic(isotonic) = Calibration::fit_isotonic(&outcomes).unwrap() else {
+            panic!()
+        };
         assert_eq!(isotonic.knots, [(1.0, 0.0), (2.0, 0.5), (3.0, 0.5), (4.0, 1.0)]);
         assert_eq!([-9.0, 1.5, 2.5, 9.0].map(|score| isotonic.apply(score)), [0.0, 0.25, 0.5, 1.0]);
     }
@@ -359,16 +392,26 @@ mod tests {
             .flat_map(|step| {
                 let score = f64::from(step) / 10.0;
                 let p = sigmoid(1.5 * score - 1.0);
-                [(true, p), (false, 1.0 - p)].map(|(happened, p)| Outcome { score, happened, weight: 1e4 * p })
+                [(true, p), (false, 1.0 - p)].map(|(happened, p)| Outcome {
+                    score,
+                    happened,
+                    weight: 1e4 * p,
+                })
             })
             .collect();
-        let Calibration::Platt(platt) = Calibration::fit_platt(&outcomes).unwrap() else { panic!() };
-        assert!((platt.slope - 1.5).abs() < 1e-3 && (platt.intercept + 1.0).abs() < 1e-3, "{platt:?}");
+        let Calibration::Platt(platt) = Calibration::fit_platt(&outcomes).unwrap() else {
+            panic!()
+        };
+        assert!(
+            (platt.slope - 1.5).abs() < 1e-3 && (platt.intercept + 1.0).abs() < 1e-3,
+            "{platt:?}"
+        );
     }
 
     #[test]
     fn a_score_that_is_wrong_way_round_becomes_the_base_rate() {
-        let outcomes = [(1.0, true), (2.0, true), (3.0, false), (4.0, false)].map(|(s, h)| outcome(s, h));
+        let outcomes =
+            [(1.0, true), (2.0, true), (3.0, false), (4.0, false)].map(|(s, h)| outcome(s, h));
         let platt = Calibration::fit_platt(&outcomes).unwrap();
         assert_eq!(platt.apply(-100.0), platt.apply(f64::INFINITY));
         assert!((platt.apply(0.0) - 0.5).abs() < 1e-12);
@@ -377,10 +420,18 @@ mod tests {
     #[test]
     fn what_cannot_be_calibrated_is_refused() {
         assert_eq!(Calibration::fit_platt(&[]), Err(CalibrateError::Empty));
-        assert_eq!(Calibration::fit_isotonic(&[outcome(1.0, true)]), Err(CalibrateError::OneSided(1)));
+        assert_eq!(
+            Calibration::fit_isotonic(&[outcome(1.0, true)]),
+            Err(CalibrateError::OneSided(1))
+        );
         let bad = [outcome(1.0, true), outcome(f64::NAN, false)];
-        assert!(matches!(Calibration::fit_platt(&bad), Err(CalibrateError::Outcome { row: 1, .. })));
-        assert!(serde_json::from_str::<Calibration>(r#"{"isotonic":[[0.0,0.5],[1.0,0.25]]}"#).is_err());
+        assert!(matches!(
+            Calibration::fit_platt(&bad),
+            Err(CalibrateError::Outcome { row: 1, .. })
+        ));
+        assert!(
+            serde_json::from_str::<Calibration>(r#"{"isotonic":[[0.0,0.5],[1.0,0.25]]}"#).is_err()
+        );
         assert!(serde_json::from_str::<Calibration>(r#"{"platt":[-1.0,0.0]}"#).is_err());
     }
 

@@ -1,8 +1,9 @@
 //! Gradient-boosted trees as they are served.
 //!
-//! A forest is read from LightGBM's text ([`crate::model_text`]) or from bytes of its own, and is checked in both cases, so
-//! that scoring cannot leave its arrays or run in circles. One row is scored exactly as LightGBM does it, to the bit; the
-//! server scores blocks of rows, with the same decisions and the same sums.
+//! A forest is read from LightGBM's text ([`crate::model_text`]) or from bytes of its own, and is
+//! checked in both cases, so that scoring cannot leave its arrays or run in circles. One row is
+//! scored exactly as LightGBM does it, to the bit; the server scores blocks of rows, with the same
+//! decisions and the same sums.
 
 mod block;
 mod bytes;
@@ -32,7 +33,8 @@ pub enum Output {
     Value,
 }
 
-/// A sum of trees, in flat arrays. Nodes of a tree stand parent before child, leaves from left to right.
+/// A sum of trees, in flat arrays. Nodes of a tree stand parent before child, leaves from left to
+/// right.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forest {
     names: Vec<String>,
@@ -41,7 +43,8 @@ pub struct Forest {
     trees: Vec<Tree>,
     /// `[n_nodes]`, the feature each node looks at.
     features: Vec<u32>,
-    /// `[n_nodes]`, up to this value left; the number of its set, counted through the forest, for a categorical node.
+    /// `[n_nodes]`, up to this value left; the number of its set, counted through the forest, for a
+    /// categorical node.
     thresholds: Vec<f64>,
     /// `[n_nodes]`
     decisions: Vec<Decision>,
@@ -77,7 +80,11 @@ struct Tree {
 
 impl Forest {
     /// Lays the trees out, once each is checked. The error comes with the number of its tree.
-    pub(crate) fn build(names: Vec<String>, output: Output, trees: &[RawTree]) -> Result<Self, (usize, InvalidTree)> {
+    pub(crate) fn build(
+        names: Vec<String>,
+        output: Output,
+        trees: &[RawTree],
+    ) -> Result<Self, (usize, InvalidTree)> {
         let mut forest = Self {
             names,
             output,
@@ -134,9 +141,19 @@ impl Forest {
     fn push_children(&mut self, raw: &RawTree, layout: &tree::Layout) {
         let mut node_number = vec![0i32; layout.nodes.len()];
         let mut leaf_number = vec![0i32; layout.leaves.len()];
-        layout.nodes.iter().enumerate().for_each(|(number, &node)| node_number[node] = number as i32);
-        layout.leaves.iter().enumerate().for_each(|(number, &leaf)| leaf_number[leaf] = !(number as i32));
-        let renumber = |child: i32| if child >= 0 { node_number[child as usize] } else { leaf_number[!child as usize] };
+        layout
+            .nodes
+            .iter()
+            .enumerate()
+            .for_each(|(number, &node)| node_number[node] = number as i32);
+        layout
+            .leaves
+            .iter()
+            .enumerate()
+            .for_each(|(number, &leaf)| leaf_number[leaf] = !(number as i32));
+        let renumber = |child: i32| {
+            if child >= 0 { node_number[child as usize] } else { leaf_number[!child as usize] }
+        };
         for &node in &layout.nodes {
             self.left.push(renumber(raw.left_child[node]));
             self.right.push(renumber(raw.right_child[node]));
@@ -195,7 +212,8 @@ impl Forest {
         self.names = names;
     }
 
-    /// The score of one row of `n_features` values, NaN being missing: bit for bit LightGBM's raw score.
+    /// The score of one row of `n_features` values, NaN being missing: bit for bit LightGBM's raw
+    /// score.
     ///
     /// Cost: one walk for each tree.
     ///
@@ -203,14 +221,18 @@ impl Forest {
     /// If the row has another length.
     pub fn score_exact(&self, row: &[f32]) -> f64 {
         assert_eq!(row.len(), self.names.len(), "one value for each feature");
-        self.trees.iter().map(|tree| self.leaf_values[tree.first_leaf + self.leaf(tree, |f| row[f])]).sum()
+        self.trees
+            .iter()
+            .map(|tree| self.leaf_values[tree.first_leaf + self.leaf(tree, |f| row[f])])
+            .sum()
     }
 
-    /// What each feature added to the score of one row, `[n_features + 1]`; the last is the mean score, and all of them
-    /// sum to the row's score within rounding.
+    /// What each feature added to the score of one row, `[n_features + 1]`; the last is the mean
+    /// score, and all of them sum to the row's score within rounding.
     ///
-    /// A step down the tree changes the mean of the leaves below, and that change goes to the feature that was looked at.
-    /// Source: "Interpreting random forests", A. Saabas, 2014. Cost: one walk for each tree.
+    /// A step down the tree changes the mean of the leaves below, and that change goes to the
+    /// feature that was looked at. Source: "Interpreting random forests", A. Saabas, 2014. Cost:
+    /// one walk for each tree.
     ///
     /// # Panics
     /// If the row has another length.
@@ -218,12 +240,17 @@ impl Forest {
         assert_eq!(row.len(), self.names.len(), "one value for each feature");
         let mut parts = vec![0.0; row.len() + 1];
         for tree in &self.trees {
-            let (mut child, mut mean) = if tree.n_leaves == 1 { (!0, 0.0) } else { (0, self.means[tree.first_node]) };
+            let (mut child, mut mean) =
+                if tree.n_leaves == 1 { (!0, 0.0) } else { (0, self.means[tree.first_node]) };
             parts[row.len()] += if child < 0 { self.leaf_values[tree.first_leaf] } else { mean };
             while child >= 0 {
                 let node = tree.first_node + child as usize;
                 let feature = self.features[node] as usize;
-                child = if self.goes_left(node, row[feature]) { self.left[node] } else { self.right[node] };
+                child = if self.goes_left(node, row[feature]) {
+                    self.left[node]
+                } else {
+                    self.right[node]
+                };
                 let below = match child >= 0 {
                     true => self.means[tree.first_node + child as usize],
                     false => self.leaf_values[tree.first_leaf + !child as usize],
@@ -266,7 +293,8 @@ impl Forest {
 
     /// Whether a category is in a set. NaN, what is below 0 and what is unknown, is in none.
     fn set_holds(&self, set: usize, value: f32) -> bool {
-        // As in C++, the fraction is cut off, so that -0.5 is category 0. `as` makes NaN 0 and keeps to the range of i32.
+        // As in C++, the fraction is cut off, so that -0.5 is category 0. `as` makes NaN 0 and
+        // keeps to the range of i32.
         let category = value as i32;
         if value.is_nan() || category < 0 {
             return false;

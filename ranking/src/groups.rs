@@ -84,19 +84,27 @@ impl Groups {
         Self { n_features: names.len(), names, ..Self::default() }
     }
 
-    /// Adds one group with weights of 1; nothing for no rows. `rows` is `[labels.len(), n_features]`, row-major.
+    /// Adds one group with weights of 1; nothing for no rows.
+    ///
+    /// `rows` is `[labels.len(), n_features]`, row-major.
     ///
     /// # Panics
     /// If `rows` has another length.
     pub fn push_group(&mut self, rows: &[f32], labels: &[f32]) {
-        assert_eq!(rows.len(), labels.len() * self.n_features, "a label for each row of {} features", self.n_features);
+        assert_eq!(
+            rows.len(),
+            labels.len() * self.n_features,
+            "a label for each row of {} features",
+            self.n_features
+        );
         if labels.is_empty() {
             return;
         }
         self.features.extend_from_slice(rows);
         self.labels.extend_from_slice(labels);
         self.weights.resize(self.labels.len(), 1.0);
-        self.sizes.push(u32::try_from(labels.len()).expect("a request has fewer than 2^32 candidates"));
+        self.sizes
+            .push(u32::try_from(labels.len()).expect("a request has fewer than 2^32 candidates"));
     }
 
     /// Adds the groups of `other` behind these.
@@ -149,7 +157,8 @@ impl Groups {
         self.check_shape()?;
         self.check_rows()?;
         let size = |rows: u32| (1..=MAX_GROUP_ROWS).contains(&(rows as usize));
-        if let Some((group, &rows)) = self.sizes.iter().enumerate().find(|&(_, &rows)| !size(rows)) {
+        if let Some((group, &rows)) = self.sizes.iter().enumerate().find(|&(_, &rows)| !size(rows))
+        {
             return Err(InvalidGroups::Size { group, rows });
         }
         match self.labels.iter().any(|&label| label > 0.0) {
@@ -186,7 +195,9 @@ impl Groups {
 
     fn check_rows(&self) -> Result<(), InvalidGroups> {
         let level = |label: f32| (0.0..=MAX_LABEL).contains(&label) && label.fract() == 0.0;
-        if let Some((row, &label)) = self.labels.iter().enumerate().find(|&(_, &label)| !level(label)) {
+        if let Some((row, &label)) =
+            self.labels.iter().enumerate().find(|&(_, &label)| !level(label))
+        {
             return Err(InvalidGroups::Label { row, label });
         }
         let positive = |weight: f32| weight > 0.0 && weight.is_finite();
@@ -199,8 +210,9 @@ impl Groups {
 
 /// Which negatives of a request are trained on.
 ///
-/// All of them would be mostly easy ones, and a hundred for each positive. A part is taken from the top of the first
-/// stage, where a mistake is seen; the rest is uniform, so that the ranker also knows what a poor candidate looks like.
+/// All of them would be mostly easy ones, and a hundred for each positive. A part is taken from the
+/// top of the first stage, where a mistake is seen; the rest is uniform, so that the ranker also
+/// knows what a poor candidate looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NegativeSampling {
@@ -218,20 +230,28 @@ impl Default for NegativeSampling {
     }
 }
 
-/// The rows of one request to train on: every positive and some negatives, sorted; none if there is no positive.
+/// The rows of one request to train on: every positive and some negatives, sorted; none if there is
+/// no positive.
 ///
-/// `first_stage_rank` says where retrieval put each row, 0 being the best; ties go to the lower row. Same seed, same rows.
-/// Cost: O(n log n).
+/// `first_stage_rank` says where retrieval put each row, 0 being the best; ties go to the lower
+/// row. Same seed, same rows. Cost: O(n log n).
 ///
 /// # Panics
 /// If the two slices differ in length.
-pub fn sample_rows(labels: &[f32], first_stage_rank: &[u32], sampling: &NegativeSampling, seed: u64) -> Vec<usize> {
+pub fn sample_rows(
+    labels: &[f32],
+    first_stage_rank: &[u32],
+    sampling: &NegativeSampling,
+    seed: u64,
+) -> Vec<usize> {
     assert_eq!(labels.len(), first_stage_rank.len(), "a rank for each row");
-    let (mut rows, mut negatives): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&row| labels[row] > 0.0);
+    let (mut rows, mut negatives): (Vec<usize>, Vec<usize>) =
+        (0..labels.len()).partition(|&row| labels[row] > 0.0);
     if rows.is_empty() {
         return rows;
     }
-    let wanted = rows.len().saturating_mul(sampling.per_positive as usize).max(sampling.min as usize);
+    let wanted =
+        rows.len().saturating_mul(sampling.per_positive as usize).max(sampling.min as usize);
     let n_negatives = wanted.min(negatives.len());
     let n_hard = (n_negatives as f64 * sampling.hard_share.clamp(0.0, 1.0)).round() as usize;
     negatives.sort_by_key(|&row| (first_stage_rank[row], row));
@@ -252,7 +272,8 @@ fn shuffle_head(rows: &mut [usize], n: usize, seed: u64) {
     }
 }
 
-/// The next number of a SplitMix64 generator. Source: "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// The next number of a SplitMix64 generator. Source: "Fast splittable pseudorandom number
+/// generators", OOPSLA 2014.
 fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -265,7 +286,8 @@ fn splitmix(state: &mut u64) -> u64 {
 mod tests {
     use super::*;
 
-    const SAMPLING: NegativeSampling = NegativeSampling { per_positive: 4, min: 0, hard_share: 0.5 };
+    const SAMPLING: NegativeSampling =
+        NegativeSampling { per_positive: 4, min: 0, hard_share: 0.5 };
 
     fn two_groups() -> Groups {
         let mut groups = Groups::new(vec!["a".into(), "b".into()]);
@@ -282,7 +304,10 @@ mod tests {
         assert_eq!(rows.len(), 2 + 8);
         assert!(rows.is_sorted());
         for row in [7, 57, 96, 97, 98, 99] {
-            assert!(rows.contains(&row), "{row} is a positive or one of the four best ranked: {rows:?}");
+            assert!(
+                rows.contains(&row),
+                "{row} is a positive or one of the four best ranked: {rows:?}"
+            );
         }
         assert_eq!(rows, sample_rows(&labels, &ranks, &SAMPLING, 3));
         assert_ne!(rows, sample_rows(&labels, &ranks, &SAMPLING, 4));

@@ -1,9 +1,11 @@
-//! A thousand candidates to a hundred: what is learnt from query groups, and how candidates are scored with it.
+//! A thousand candidates to a hundred: what is learnt from query groups, and how candidates are
+//! scored with it.
 //!
-//! `engine` fills [`groups::Groups`] from replay and fits a ranker on them. LightGBM trains ([`lightgbm`]); its model
-//! text is read once, by our own parser ([`model_text`]), into a [`forest::Forest`], and the server scores with that
-//! alone: no C++ runs there. [`linear`] is the baseline beside it. [`calibration`] turns scores into probabilities and
-//! [`value`] joins those of several objectives into one score.
+//! `engine` fills [`groups::Groups`] from replay and fits a ranker on them. LightGBM trains
+//! ([`lightgbm`]); its model text is read once, by our own parser ([`model_text`]), into a
+//! [`forest::Forest`], and the server scores with that alone: no C++ runs there. [`linear`] is the
+//! baseline beside it. [`calibration`] turns scores into probabilities and [`value`] joins those of
+//! several objectives into one score.
 //!
 //! ```
 //! use ranking::groups::Groups;

@@ -1,8 +1,9 @@
 //! Training with LightGBM, through its C interface.
 //!
-//! The `lightgbm3` crate knows no query groups and hides the handles, so this stands on `lightgbm3-sys`. Everything is
-//! checked before C++ sees it, and nothing comes back but the text of a model. The same groups, configuration and seed
-//! give the same text, on any number of threads.
+//! The `lightgbm3` crate knows no query groups and hides the handles, so this stands on
+//! `lightgbm3-sys`. Everything is checked before C++ sees it, and nothing comes back but the text
+//! of a model. The same groups, configuration and seed give the same text, on any number of
+//! threads.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_int};
@@ -56,9 +57,11 @@ pub struct LightGbmConfig {
     pub lambda_l2: f64,
     /// Values that a feature is told apart by.
     pub max_bin: u32,
-    /// LambdaRank looks at pairs with one of them above this position: a little more than what is shown.
+    /// LambdaRank looks at pairs with one of them above this position: a little more than what is
+    /// shown.
     pub truncation_level: u32,
-    /// Stops after so many trees without a better validation, and keeps the best. Needs a validation set.
+    /// Stops after so many trees without a better validation, and keeps the best. Needs a
+    /// validation set.
     pub early_stopping_rounds: Option<u32>,
     /// LambdaRank is validated by NDCG at this position.
     pub eval_at: u32,
@@ -103,14 +106,16 @@ impl Default for LightGbmConfig {
 pub struct Iteration {
     /// Its number, from 1.
     pub n_trees: u32,
-    /// NDCG (higher is better) or logarithmic loss (lower is better) on the validation set, if there is one.
+    /// NDCG (higher is better) or logarithmic loss (lower is better) on the validation set, if
+    /// there is one.
     pub validation: Option<f64>,
 }
 
 /// What training gives.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LightGbmModel {
-    /// LightGBM's own text format, without the parameters. Characters it does not take in names are `_` there.
+    /// LightGBM's own text format, without the parameters. Characters it does not take in names are
+    /// `_` there.
     pub text: String,
     /// Names of the features, as they were given.
     pub names: Vec<String>,
@@ -118,7 +123,8 @@ pub struct LightGbmModel {
     pub n_trees: u32,
     /// The tree with the best validation, from 1; the last one without a validation set.
     pub best_iteration: u32,
-    /// NDCG or logarithmic loss on the validation set after each tree, those behind the best one included.
+    /// NDCG or logarithmic loss on the validation set after each tree, those behind the best one
+    /// included.
     pub validation: Vec<f64>,
 }
 
@@ -157,7 +163,7 @@ pub enum FitError {
         allowed: &'static str,
     },
     /// A categorical feature has a value that is no category.
-    #[error("feature {feature} is categorical, but {value} in row {row} is no integer from 0 to 2^31 - 1")]
+    #[error("feature {feature} is categorical, but {value} in row {row} is no integer below 2^31")]
     Category {
         /// Name of the feature.
         feature: String,
@@ -221,7 +227,8 @@ struct Grown {
     validation: Vec<f64>,
 }
 
-/// Grows trees until they are enough, no more can be grown, or validation has not become better for long.
+/// Grows trees until they are enough, no more can be grown, or validation has not become better for
+/// long.
 fn grow(
     booster: &mut Booster<'_>,
     validation: Option<&Groups>,
@@ -238,12 +245,16 @@ fn grow(
         }
         n_trees += 1;
         let value = match validation {
-            Some(groups) => Some(evaluate(groups, &booster.validation_scores(groups.n_rows())?, config)),
+            Some(groups) => {
+                Some(evaluate(groups, &booster.validation_scores(groups.n_rows())?, config))
+            }
             None => None,
         };
         progress(Iteration { n_trees, validation: value });
         values.extend(value);
-        if value.is_none_or(|value| best == 0 || is_better(value, values[best as usize - 1], config.objective)) {
+        if value.is_none_or(|value| {
+            best == 0 || is_better(value, values[best as usize - 1], config.objective)
+        }) {
             best = n_trees;
         }
         if is_last || patience.is_some_and(|rounds| n_trees - best >= rounds) {
@@ -281,16 +292,25 @@ fn check_config(config: &LightGbmConfig, n_features: usize) -> Result<(), FitErr
         ("lambda_l2", config.lambda_l2, 0.0, f64::MAX, "at least 0"),
         ("max_bin", f64::from(config.max_bin), 2.0, 65_535.0, "2 to 65535"),
         ("truncation_level", f64::from(config.truncation_level), 1.0, 10_000.0, "1 to 10000"),
-        ("early_stopping_rounds", f64::from(config.early_stopping_rounds.unwrap_or(1)), 1.0, 1e9, "1 to 1e9"),
+        (
+            "early_stopping_rounds",
+            f64::from(config.early_stopping_rounds.unwrap_or(1)),
+            1.0,
+            1e9,
+            "1 to 1e9",
+        ),
         ("eval_at", f64::from(config.eval_at), 1.0, 10_000.0, "1 to 10000"),
         ("positive_weight", config.positive_weight, f64::MIN_POSITIVE, 1e6, "above 0, at most 1e6"),
         ("n_threads", f64::from(config.n_threads), 0.0, 1_024.0, "0 to 1024"),
     ];
-    let categorical = config
-        .categorical
-        .iter()
-        .map(|&feature| ("categorical", feature as f64, 0.0, n_features as f64 - 1.0, "the number of a feature"));
-    match ranges.into_iter().chain(categorical).find(|&(_, value, min, max, _)| !(min..=max).contains(&value)) {
+    let categorical = config.categorical.iter().map(|&feature| {
+        ("categorical", feature as f64, 0.0, n_features as f64 - 1.0, "the number of a feature")
+    });
+    match ranges
+        .into_iter()
+        .chain(categorical)
+        .find(|&(_, value, min, max, _)| !(min..=max).contains(&value))
+    {
         Some((name, value, _, _, allowed)) => Err(FitError::Setting { name, value, allowed }),
         None => Ok(()),
     }
@@ -298,20 +318,29 @@ fn check_config(config: &LightGbmConfig, n_features: usize) -> Result<(), FitErr
 
 fn check_categories(groups: &Groups, config: &LightGbmConfig) -> Result<(), FitError> {
     // 2^31, the first value that LightGBM's integers do not hold.
-    let is_category = |value: f32| value.is_nan() || ((0.0..2_147_483_648.0).contains(&value) && value.fract() == 0.0);
+    let is_category = |value: f32| {
+        value.is_nan() || ((0.0..2_147_483_648.0).contains(&value) && value.fract() == 0.0)
+    };
     for &feature in &config.categorical {
         for row in 0..groups.n_rows() {
             let value = groups.row(row)[feature];
             if !is_category(value) {
-                return Err(FitError::Category { feature: groups.names[feature].clone(), row, value });
+                return Err(FitError::Category {
+                    feature: groups.names[feature].clone(),
+                    row,
+                    value,
+                });
             }
         }
     }
     Ok(())
 }
 
-/// LightGBM's own parameters. Histograms are made column by column, since made row by row they are added up thread by
-/// thread; together with `deterministic`, no sum depends on the number of threads.
+/// LightGBM's own parameters.
+///
+/// Histograms that are made row by row, as those of sparse features always are, are added up thread
+/// by thread. Made column by column from dense features, and with `deterministic`, no sum depends
+/// on the number of threads.
 fn parameters(config: &LightGbmConfig) -> CString {
     let objective = match config.objective {
         Objective::LambdaRank => "objective=lambdarank metric=ndcg",
@@ -320,7 +349,10 @@ fn parameters(config: &LightGbmConfig) -> CString {
     let categorical: Vec<_> = config.categorical.iter().map(usize::to_string).collect();
     // LightGBM's seeds are non-negative 32-bit integers.
     let seed = config.seed % (i32::MAX as u64);
-    let mut text = format!("{objective} verbosity=-1 deterministic=true force_col_wise=true feature_pre_filter=false");
+    let mut text = format!(
+        "{objective} verbosity=-1 deterministic=true force_col_wise=true is_enable_sparse=false \
+         feature_pre_filter=false"
+    );
     for (name, value) in [
         ("learning_rate", config.learning_rate),
         ("min_sum_hessian_in_leaf", config.min_sum_hessian_in_leaf),
@@ -341,7 +373,14 @@ fn parameters(config: &LightGbmConfig) -> CString {
     ] {
         text += &format!(" {name}={value}");
     }
-    for name in ["seed", "data_random_seed", "bagging_seed", "feature_fraction_seed", "extra_seed", "objective_seed"] {
+    for name in [
+        "seed",
+        "data_random_seed",
+        "bagging_seed",
+        "feature_fraction_seed",
+        "extra_seed",
+        "objective_seed",
+    ] {
         text += &format!(" {name}={seed}");
     }
     if !categorical.is_empty() {
@@ -381,7 +420,8 @@ fn check(code: c_int) -> Result<(), FitError> {
     if code == 0 {
         return Ok(());
     }
-    // SAFETY: LightGBM returns a NUL-terminated string that lives until the next error of this thread.
+    // SAFETY: LightGBM returns a NUL-terminated string that lives until the next error of this
+    // thread.
     let message = unsafe { CStr::from_ptr(sys::LGBM_GetLastError()) };
     Err(FitError::LightGbm(message.to_string_lossy().into_owned()))
 }
@@ -405,8 +445,9 @@ impl Dataset {
         parameters: &CStr,
     ) -> Result<Self, FitError> {
         let mut dataset = Self { handle: ptr::null_mut() };
-        // SAFETY: `features` holds `n_rows * n_features` values, as `Groups::check` has seen; LightGBM copies them.
-        // The reference is null or a live data set, and the handle is written by the call.
+        // SAFETY: `features` holds `n_rows * n_features` values, as `Groups::check` has seen;
+        // LightGBM copies them. The reference is null or a live data set, and the handle is written
+        // by the call.
         check(unsafe {
             sys::LGBM_DatasetCreateFromMat(
                 groups.features.as_ptr().cast(),
@@ -444,9 +485,15 @@ impl Dataset {
     }
 
     /// `T` is what `kind` says: `f32`, or `u32` with values below 2^31.
-    fn set_field<T: bytemuck::Pod>(&mut self, name: &CStr, values: &[T], kind: u32) -> Result<(), FitError> {
+    fn set_field<T: bytemuck::Pod>(
+        &mut self,
+        name: &CStr,
+        values: &[T],
+        kind: u32,
+    ) -> Result<(), FitError> {
         assert_eq!(size_of::<T>(), 4, "both kinds of field have four bytes");
-        // SAFETY: the data set is live, `values` holds as many four-byte values as said, and LightGBM copies them.
+        // SAFETY: the data set is live, `values` holds as many four-byte values as said, and
+        // LightGBM copies them.
         check(unsafe {
             sys::LGBM_DatasetSetField(
                 self.handle,
@@ -461,9 +508,14 @@ impl Dataset {
     fn set_names(&mut self, names: &[String]) -> Result<(), FitError> {
         let names = column_names(names);
         let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-        // SAFETY: the data set is live, and the pointers are to as many NUL-terminated strings, which LightGBM copies.
+        // SAFETY: the data set is live, and the pointers are to as many NUL-terminated strings,
+        // which LightGBM copies.
         check(unsafe {
-            sys::LGBM_DatasetSetFeatureNames(self.handle, pointers.as_mut_ptr(), c_len(pointers.len()))
+            sys::LGBM_DatasetSetFeatureNames(
+                self.handle,
+                pointers.as_mut_ptr(),
+                c_len(pointers.len()),
+            )
         })
     }
 }
@@ -471,7 +523,8 @@ impl Dataset {
 impl Drop for Dataset {
     fn drop(&mut self) {
         if !self.handle.is_null() {
-            // SAFETY: the handle was made by LightGBM, is freed once, and boosters that use it are dropped before.
+            // SAFETY: the handle was made by LightGBM, is freed once, and boosters that use it are
+            // dropped before.
             unsafe { sys::LGBM_DatasetFree(self.handle) };
         }
     }
@@ -487,7 +540,9 @@ impl<'a> Booster<'a> {
     fn new(train: &'a Dataset, parameters: &CStr) -> Result<Self, FitError> {
         let mut booster = Self { handle: ptr::null_mut(), datasets: PhantomData };
         // SAFETY: the data set is live and outlives the booster; the handle is written by the call.
-        check(unsafe { sys::LGBM_BoosterCreate(train.handle, parameters.as_ptr(), &mut booster.handle) })?;
+        check(unsafe {
+            sys::LGBM_BoosterCreate(train.handle, parameters.as_ptr(), &mut booster.handle)
+        })?;
         Ok(booster)
     }
 
@@ -509,9 +564,16 @@ impl<'a> Booster<'a> {
         // The training set is number 0.
         const VALIDATION: c_int = 1;
         let (mut len, mut scores) = (0, vec![0.0; n_rows]);
-        // SAFETY: the booster is live and has a validation set of `n_rows` rows, for each of which it writes one score.
-        check(unsafe { sys::LGBM_BoosterGetPredict(self.handle, VALIDATION, &mut len, scores.as_mut_ptr()) })?;
-        assert_eq!(usize::try_from(len), Ok(n_rows), "one score for each row of the validation set");
+        // SAFETY: the booster is live and has a validation set of `n_rows` rows, for each of which
+        // it writes one score.
+        check(unsafe {
+            sys::LGBM_BoosterGetPredict(self.handle, VALIDATION, &mut len, scores.as_mut_ptr())
+        })?;
+        assert_eq!(
+            usize::try_from(len),
+            Ok(n_rows),
+            "one score for each row of the validation set"
+        );
         Ok(scores)
     }
 
@@ -526,7 +588,12 @@ impl<'a> Booster<'a> {
         Ok(text.to_string_lossy().into_owned())
     }
 
-    fn write_text(&mut self, n_trees: u32, buffer: &mut [u8], len: &mut i64) -> Result<(), FitError> {
+    fn write_text(
+        &mut self,
+        n_trees: u32,
+        buffer: &mut [u8],
+        len: &mut i64,
+    ) -> Result<(), FitError> {
         const FIRST: c_int = 0;
         // SAFETY: the booster is live, and LightGBM writes at most `buffer.len()` bytes.
         check(unsafe {
@@ -559,16 +626,23 @@ mod tests {
     #[test]
     fn names_are_made_plain_and_stay_apart() {
         let names = ["rate(a, 7d)", "rate[a, 7d]", "ok", ""].map(String::from);
-        let plain: Vec<String> = column_names(&names).into_iter().map(|name| name.into_string().unwrap()).collect();
+        let plain: Vec<String> =
+            column_names(&names).into_iter().map(|name| name.into_string().unwrap()).collect();
         assert_eq!(plain, ["rate_a__7d_", "rate_a__7d__1", "ok", "_3"]);
     }
 
     #[test]
     fn a_setting_out_of_range_is_named() {
         let config = LightGbmConfig { learning_rate: f64::NAN, ..LightGbmConfig::default() };
-        assert!(matches!(check_config(&config, 3), Err(FitError::Setting { name: "learning_rate", .. })));
+        assert!(matches!(
+            check_config(&config, 3),
+            Err(FitError::Setting { name: "learning_rate", .. })
+        ));
         let config = LightGbmConfig { categorical: vec![3], ..LightGbmConfig::default() };
-        assert!(matches!(check_config(&config, 3), Err(FitError::Setting { name: "categorical", .. })));
+        assert!(matches!(
+            check_config(&config, 3),
+            Err(FitError::Setting { name: "categorical", .. })
+        ));
         assert!(check_config(&LightGbmConfig::default(), 3).is_ok());
     }
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::groups::{Groups, InvalidGroups};
 
-/// Standardised values are kept within this many deviations, so that an outlier or an infinity is a large value, no more.
+/// Standardised values are kept within this many deviations, so that an outlier or an infinity is a
+/// large value, no more.
 const MOST_DEVIATIONS: f64 = 10.0;
 
 /// How to fit.
@@ -27,8 +28,8 @@ impl Default for LinearConfig {
 
 /// A linear score: the log-odds that the label is above 0.
 ///
-/// A missing value counts as the feature's mean, without an indicator: features that know why they are missing say so in a
-/// column of their own.
+/// A missing value counts as the feature's mean, without an indicator: features that know why they
+/// are missing say so in a column of their own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
 pub struct Linear {
@@ -98,7 +99,9 @@ impl TryFrom<Stored> for Linear {
         if names.len() != terms.len() {
             return Err(OpenLinearError::Length { names: names.len(), terms: terms.len() });
         }
-        let is_finite = |term: &Term| [term.mean, term.scale, term.coefficient].iter().all(|number| number.is_finite());
+        let is_finite = |term: &Term| {
+            [term.mean, term.scale, term.coefficient].iter().all(|number| number.is_finite())
+        };
         match terms.iter().position(|term| !is_finite(term)) {
             Some(feature) => Err(OpenLinearError::Infinite(names[feature].clone())),
             None if !intercept.is_finite() => Err(OpenLinearError::Infinite("intercept".into())),
@@ -125,7 +128,8 @@ impl Term {
 }
 
 impl Linear {
-    /// Fits by Newton's method with halved steps, on one thread: the same groups give the same model.
+    /// Fits by Newton's method with halved steps, on one thread: the same groups give the same
+    /// model.
     ///
     /// Cost: O(rows x features^2) for each of some eight steps.
     ///
@@ -146,7 +150,9 @@ impl Linear {
         let mut objective = linear.objective(train, config);
         for _ in 0..config.max_steps {
             let step = linear.newton_step(train, config);
-            let Some((next, better)) = linear.search(&step, objective, train, config) else { break };
+            let Some((next, better)) = linear.search(&step, objective, train, config) else {
+                break;
+            };
             let gain = objective - better;
             (linear, objective) = (next, better);
             if gain <= 1e-9 * objective.abs() {
@@ -161,13 +167,17 @@ impl Linear {
         &self.names
     }
 
-    /// Log-odds of many rows, `[n_rows]`, into `out`. `columns` is `[n_features, n_rows]`, one feature after the other; NaN
-    /// is missing.
+    /// Log-odds of many rows, `[n_rows]`, into `out`. `columns` is `[n_features, n_rows]`, one
+    /// feature after the other; NaN is missing.
     ///
     /// # Panics
     /// If the lengths do not fit.
     pub fn score_block(&self, columns: &[f32], n_rows: usize, out: &mut [f32]) {
-        assert_eq!(columns.len(), self.names.len() * n_rows, "one column of n_rows values for each feature");
+        assert_eq!(
+            columns.len(),
+            self.names.len() * n_rows,
+            "one column of n_rows values for each feature"
+        );
         assert_eq!(out.len(), n_rows, "room for one score for each row");
         let mut sums = vec![self.intercept; n_rows];
         if n_rows > 0 {
@@ -180,7 +190,11 @@ impl Linear {
     }
 
     fn score(&self, row: &[f32]) -> f64 {
-        let parts = self.terms.iter().zip(row).map(|(term, &value)| term.coefficient * term.standardised(value));
+        let parts = self
+            .terms
+            .iter()
+            .zip(row)
+            .map(|(term, &value)| term.coefficient * term.standardised(value));
         self.intercept + parts.sum::<f64>()
     }
 
@@ -202,7 +216,8 @@ impl Linear {
         let (mut gradient, mut hessian) = (vec![0.0; n], vec![0.0; n * n]);
         let mut values = vec![1.0; n];
         for row in 0..train.n_rows() {
-            for ((value, term), &feature) in values.iter_mut().zip(&self.terms).zip(train.row(row)) {
+            for ((value, term), &feature) in values.iter_mut().zip(&self.terms).zip(train.row(row))
+            {
                 *value = term.standardised(feature);
             }
             let (weight, target) = weight_and_target(train, row, config);
@@ -225,12 +240,21 @@ impl Linear {
     }
 
     /// The first of the halved steps that makes the objective smaller, if one does.
-    fn search(&self, step: &[f64], objective: f64, train: &Groups, config: &LinearConfig) -> Option<(Self, f64)> {
+    fn search(
+        &self,
+        step: &[f64],
+        objective: f64,
+        train: &Groups,
+        config: &LinearConfig,
+    ) -> Option<(Self, f64)> {
         const HALVINGS: i32 = 20;
         let moved = |halving: i32| {
             let mut next = self.clone();
             let scale = 0.5f64.powi(halving);
-            next.terms.iter_mut().zip(step).for_each(|(term, step)| term.coefficient += scale * step);
+            next.terms
+                .iter_mut()
+                .zip(step)
+                .for_each(|(term, step)| term.coefficient += scale * step);
             next.intercept += scale * step[self.terms.len()];
             let value = next.objective(train, config);
             (next, value)
@@ -246,7 +270,11 @@ fn weight_and_target(train: &Groups, row: usize, config: &LinearConfig) -> (f64,
 
 /// Mean and deviation of the finite values of a feature.
 fn term(train: &Groups, feature: usize) -> Term {
-    let values = || (0..train.n_rows()).map(|row| f64::from(train.row(row)[feature])).filter(|value| value.is_finite());
+    let values = || {
+        (0..train.n_rows())
+            .map(|row| f64::from(train.row(row)[feature]))
+            .filter(|value| value.is_finite())
+    };
     let n = (values().count() as f64).max(1.0);
     let mean = values().sum::<f64>() / n;
     let deviation = (values().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt();
@@ -255,16 +283,18 @@ fn term(train: &Groups, feature: usize) -> Term {
     Term { mean, scale: if scale.is_finite() { scale } else { 0.0 }, coefficient: 0.0 }
 }
 
-/// Solves `matrix * x = right` by Cholesky's method. `matrix` is `[n, n]`, symmetric and positive definite, of which the
-/// lower triangle is read and overwritten.
+/// Solves `matrix * x = right` by Cholesky's method. `matrix` is `[n, n]`, symmetric and positive
+/// definite, of which the lower triangle is read and overwritten.
 fn solve(matrix: &mut [f64], mut right: Vec<f64>) -> Vec<f64> {
     let n = right.len();
     for i in 0..n {
         for j in 0..=i {
             let dot: f64 = (0..j).map(|k| matrix[i * n + k] * matrix[j * n + k]).sum();
             let rest = matrix[i * n + j] - dot;
-            // Rounding can leave a pivot at or below 0, where a direction has no curvature: it is then not moved along.
-            matrix[i * n + j] = if i == j { rest.max(1e-300).sqrt() } else { rest / matrix[j * n + j] };
+            // Rounding can leave a pivot at or below 0, where a direction has no curvature: it is
+            // then not moved along.
+            matrix[i * n + j] =
+                if i == j { rest.max(1e-300).sqrt() } else { rest / matrix[j * n + j] };
         }
     }
     for i in 0..n {
@@ -320,7 +350,9 @@ mod tests {
         let linear = Linear::fit(&groups(), &LinearConfig::default()).unwrap();
         let text = serde_json::to_string(&linear).unwrap();
         assert_eq!(serde_json::from_str::<Linear>(&text).unwrap(), linear);
-        assert!(serde_json::from_str::<Linear>(&text.replace("\"gaps\"", "\"gaps\",\"x\"")).is_err());
+        assert!(
+            serde_json::from_str::<Linear>(&text.replace("\"gaps\"", "\"gaps\",\"x\"")).is_err()
+        );
     }
 
     #[test]

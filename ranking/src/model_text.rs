@@ -1,8 +1,9 @@
 //! LightGBM's text format, read by ourselves.
 //!
-//! LightGBM's own reader trusts its input: with three bytes changed it aborts, runs in circles or reads and writes outside
-//! its arrays. This one is bounded by the length of the text, checks everything, and names the line and the key that is
-//! off. It knows one tree for each iteration, constant leaves, and the objectives lambdarank, binary and regression.
+//! LightGBM's own reader trusts its input: with three bytes changed it aborts, runs in circles or
+//! reads and writes outside its arrays. This one is bounded by the length of the text, checks
+//! everything, and names the line and the key that is off. It knows one tree for each iteration,
+//! constant leaves, and the objectives lambdarank, binary and regression.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -95,7 +96,11 @@ pub fn parse(text: &str) -> Result<Forest, ParseModelError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(ParseModelError::TooLong(text.len()));
     }
-    let mut lines = text.lines().map(|line| line.trim_end_matches('\r')).enumerate().map(|(n, line)| (n + 1, line));
+    let mut lines = text
+        .lines()
+        .map(|line| line.trim_end_matches('\r'))
+        .enumerate()
+        .map(|(n, line)| (n + 1, line));
     if lines.next().is_none_or(|(_, line)| line != "tree") {
         return Err(ParseModelError::NoModel);
     }
@@ -105,7 +110,9 @@ pub fn parse(text: &str) -> Result<Forest, ParseModelError> {
     while heading.text != "end of trees" {
         let section;
         let line = heading.line;
-        if heading.text.strip_prefix("Tree=").and_then(|n| n.parse().ok()) != Some(trees.len()) || trees.len() == n_trees {
+        if heading.text.strip_prefix("Tree=").and_then(|n| n.parse().ok()) != Some(trees.len())
+            || trees.len() == n_trees
+        {
             return Err(ParseModelError::Unexpected { line, found: start_of(heading.text) });
         }
         (section, heading) = Section::read(line, &mut lines)?;
@@ -187,13 +194,23 @@ impl<'a> Section<'a> {
 
     /// Numbers with blanks between.
     fn numbers<T: FromStr>(&self, key: &'static str) -> Result<Vec<T>, ParseModelError> {
-        let number = |found: &str| found.parse().map_err(|_| self.off(key, found, "a number of its kind"));
+        let number =
+            |found: &str| found.parse().map_err(|_| self.off(key, found, "a number of its kind"));
         self.value(key)?.split_ascii_whitespace().map(number).collect()
     }
 
-    fn count(&self, key: &'static str, found: usize, expected: usize) -> Result<(), ParseModelError> {
+    fn count(
+        &self,
+        key: &'static str,
+        found: usize,
+        expected: usize,
+    ) -> Result<(), ParseModelError> {
         let line = self.line_of(key);
-        if found == expected { Ok(()) } else { Err(ParseModelError::Count { line, key, expected, found }) }
+        if found == expected {
+            Ok(())
+        } else {
+            Err(ParseModelError::Count { line, key, expected, found })
+        }
     }
 }
 
@@ -218,7 +235,13 @@ fn read_header(header: &Section<'_>) -> Result<(Vec<String>, Output, usize), Par
         "lambdarank" => Output::Rank,
         "binary sigmoid:1" => Output::LogOdds,
         "regression" => Output::Value,
-        _ => return Err(header.off("objective", objective, "lambdarank, binary sigmoid:1 or regression")),
+        _ => {
+            return Err(header.off(
+                "objective",
+                objective,
+                "lambdarank, binary sigmoid:1 or regression",
+            ));
+        }
     };
     let last_feature: usize = header.number("max_feature_idx")?;
     if last_feature >= MAX_FEATURES {
@@ -228,7 +251,11 @@ fn read_header(header: &Section<'_>) -> Result<(Vec<String>, Output, usize), Par
     header.count("feature_names", names.len(), last_feature + 1)?;
     let n_trees = header.numbers::<u64>("tree_sizes")?.len();
     if n_trees > MAX_TREES {
-        return Err(header.off("tree_sizes", &n_trees.to_string(), "the sizes of at most 100000 trees"));
+        return Err(header.off(
+            "tree_sizes",
+            &n_trees.to_string(),
+            "the sizes of at most 100000 trees",
+        ));
     }
     Ok((names, output, n_trees))
 }

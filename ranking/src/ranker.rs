@@ -5,6 +5,10 @@ use crate::linear::Linear;
 
 /// A fitted model of either kind.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are a few rankers in a release, and none is moved about"
+)]
 pub enum Ranker {
     /// Trees.
     Forest(Forest),
@@ -21,7 +25,8 @@ impl Ranker {
         }
     }
 
-    /// How many trees a score sums; 0 for the linear model. What the degradation ladder takes a part of.
+    /// How many trees a score sums; 0 for the linear model. What the degradation ladder takes a
+    /// part of.
     pub fn n_trees(&self) -> usize {
         match self {
             Self::Forest(forest) => forest.n_trees(),
@@ -31,11 +36,18 @@ impl Ranker {
 
     /// Scores `n_rows` candidates into `out`, which is emptied first.
     ///
-    /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing. `max_trees` stops a forest early.
+    /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing.
+    /// `max_trees` stops a forest early.
     ///
     /// # Panics
     /// If `columns` has another length.
-    pub fn score(&self, columns: &[f32], n_rows: usize, max_trees: Option<usize>, out: &mut Vec<f32>) {
+    pub fn score(
+        &self,
+        columns: &[f32],
+        n_rows: usize,
+        max_trees: Option<usize>,
+        out: &mut Vec<f32>,
+    ) {
         out.clear();
         out.resize(n_rows, 0.0);
         match self {

@@ -1,5 +1,5 @@
-//! What early stopping looks at. LightGBM's own metrics add up in an order that depends on the number of threads, so
-//! that the last bit, and with it the iteration that is kept, would too.
+//! What early stopping looks at. LightGBM's own metrics add up in an order that depends on the
+//! number of threads, so that the last bit, and with it the iteration that is kept, would too.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,9 @@ use crate::groups::Groups;
 ///
 /// `scores` is `[n_rows]`; ties keep the order of the rows, as in LightGBM.
 pub(crate) fn ndcg(groups: &Groups, scores: &[f64], k: usize) -> f64 {
-    let of_group = |range: std::ops::Range<usize>| group_ndcg(&groups.labels[range.clone()], &scores[range], k);
+    let of_group = |range: std::ops::Range<usize>| {
+        group_ndcg(&groups.labels[range.clone()], &scores[range], k)
+    };
     let values: Vec<f64> = groups.ranges().filter_map(of_group).collect();
     values.iter().sum::<f64>() / (values.len() as f64).max(1.0)
 }
@@ -25,11 +27,14 @@ fn group_ndcg(labels: &[f32], scores: &[f64], k: usize) -> Option<f64> {
 }
 
 fn dcg(labels: impl Iterator<Item = f32>) -> f64 {
-    let gain = |(position, label): (usize, f32)| (f64::from(label).exp2() - 1.0) / (position as f64 + 2.0).log2();
+    let gain = |(position, label): (usize, f32)| {
+        (f64::from(label).exp2() - 1.0) / (position as f64 + 2.0).log2()
+    };
     labels.enumerate().map(gain).sum()
 }
 
-/// Weighted mean of the logarithmic loss; a label above 0 is positive. `probabilities` is `[n_rows]`.
+/// Weighted mean of the logarithmic loss; a label above 0 is positive. `probabilities` is
+/// `[n_rows]`.
 pub(crate) fn log_loss(groups: &Groups, probabilities: &[f64]) -> f64 {
     // LightGBM's bound, so that a certain but wrong row costs much instead of everything.
     const SMALLEST: f64 = 1e-15;

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How much each objective is worth. The weights stay out of the labels, so that they can change without training.
+/// How much each objective is worth. The weights stay out of the labels, so that they can change
+/// without training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValueModel {
@@ -18,10 +19,18 @@ impl ValueModel {
     /// # Panics
     /// If `probabilities` has another length.
     pub fn combine(&self, probabilities: &[f32], n_rows: usize, out: &mut Vec<f32>) {
-        assert_eq!(probabilities.len(), self.weights.len() * n_rows, "one probability for each objective and row");
+        assert_eq!(
+            probabilities.len(),
+            self.weights.len() * n_rows,
+            "one probability for each objective and row"
+        );
         let weighted = |row: usize| {
             let parts = self.weights.iter().enumerate();
-            parts.map(|(objective, (_, weight))| weight * f64::from(probabilities[objective * n_rows + row])).sum::<f64>()
+            parts
+                .map(|(objective, (_, weight))| {
+                    weight * f64::from(probabilities[objective * n_rows + row])
+                })
+                .sum::<f64>()
         };
         out.clear();
         out.extend((0..n_rows).map(|row| weighted(row) as f32));

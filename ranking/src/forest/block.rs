@@ -1,13 +1,14 @@
 //! Scoring many rows at once: the fast path of the server.
 //!
-//! Rows are scored in blocks of 64, tree by tree. A tree of up to 64 leaves is not walked: each of its nodes is put to all
-//! rows of the block, and where the answer is "right", the leaves below its left child are struck out of the row's bits. The
-//! leaf of a row is the first one left. That has no branch that depends on the data, and all it does is compare and mask
-//! columns, which compilers turn into vector instructions. Larger trees are walked, eight rows side by side.
+//! Rows are scored in blocks of 64, tree by tree. A tree of up to 64 leaves is not walked: each of
+//! its nodes is put to all rows of the block, and where the answer is "right", the leaves below its
+//! left child are struck out of the row's bits. The leaf of a row is the first one left. That has
+//! no branch that depends on the data, and all it does is compare and mask columns, which compilers
+//! turn into vector instructions. Larger trees are walked, eight rows side by side.
 //!
-//! Source: "QuickScorer: a fast algorithm to rank documents with additive ensembles of regression trees", SIGIR 2015; rows
-//! side by side as in "RapidScorer: fast tree ensemble evaluation by maximizing compactness in data level
-//! parallelization", KDD 2018.
+//! Source: "QuickScorer: a fast algorithm to rank documents with additive ensembles of regression
+//! trees", SIGIR 2015; rows side by side as in "RapidScorer: fast tree ensemble evaluation by
+//! maximizing compactness in data level parallelization", KDD 2018.
 
 use super::{Forest, Missing, Tree, ZERO};
 
@@ -27,7 +28,8 @@ pub(super) struct Test {
     /// The node's threshold, rounded down to what an `f32` can be without changing a decision.
     cut: f32,
     kind: Kind,
-    /// Bits of the leaves that are left over when the answer is "right"; all of them in trees of over 64 leaves.
+    /// Bits of the leaves that are left over when the answer is "right"; all of them in trees of
+    /// over 64 leaves.
     keep: u64,
 }
 
@@ -87,11 +89,12 @@ impl LeafBits for u64 {
     }
 }
 
-/// The largest `f32` up to `threshold`, and moved to the edge of what counts as 0 if it lies within: `x <= cut` is then
-/// LightGBM's decision for every `f32` x, its rounding of small values to 0 included.
+/// The largest `f32` up to `threshold`, and moved to the edge of what counts as 0 if it lies there:
+/// `x <= cut` is then LightGBM's decision for every `f32` x, its rounding of small values to 0
+/// included.
 fn cut(threshold: f64) -> f32 {
     let edge = ZERO as f32;
-    if threshold.abs() < ZERO {
+    if threshold.abs() <= ZERO {
         return if threshold >= 0.0 { edge } else { (-edge).next_down() };
     }
     let nearest = threshold as f32;
@@ -108,32 +111,57 @@ impl Forest {
                 Missing::None => 0.0 <= self.thresholds[node],
                 Missing::Zero | Missing::Nan => decision.default_left(),
             };
-            let kind = match (decision.is_categorical() || decision.missing() == Missing::Zero, nan_left) {
+            let kind = match (
+                decision.is_categorical() || decision.missing() == Missing::Zero,
+                nan_left,
+            ) {
                 (true, _) => Kind::Other,
                 (false, true) => Kind::NanLeft,
                 (false, false) => Kind::NanRight,
             };
-            let keep = if tree.n_leaves > 64 { u64::MAX } else { !(((1u64 << (middle - start)) - 1) << start) };
-            self.tests.push(Test { feature: self.features[node], cut: cut(self.thresholds[node]), kind, keep });
+            let keep = if tree.n_leaves > 64 {
+                u64::MAX
+            } else {
+                !(((1u64 << (middle - start)) - 1) << start)
+            };
+            self.tests.push(Test {
+                feature: self.features[node],
+                cut: cut(self.thresholds[node]),
+                kind,
+                keep,
+            });
         }
     }
 
-    /// Scores of many rows, `[n_rows]`, into `out`: those of [`Forest::score_exact`], rounded to `f32`.
+    /// Scores of many rows, `[n_rows]`, into `out`: those of [`Forest::score_exact`], rounded to
+    /// `f32`.
     ///
-    /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing. `max_trees` stops after the first so
-    /// many trees, which are the ones that matter most: a cheaper score for a request that is late.
-    /// Cost: rows x nodes compares, eight to sixteen at once.
+    /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing.
+    /// `max_trees` stops after the first so many trees, which are the ones that matter most: a
+    /// cheaper score for a request that is late. Cost: rows x nodes compares, eight to sixteen at
+    /// once.
     ///
     /// # Panics
     /// If the lengths do not fit.
-    pub fn score_block(&self, columns: &[f32], n_rows: usize, max_trees: Option<usize>, out: &mut [f32]) {
-        assert_eq!(columns.len(), self.names.len() * n_rows, "one column of n_rows values for each feature");
+    pub fn score_block(
+        &self,
+        columns: &[f32],
+        n_rows: usize,
+        max_trees: Option<usize>,
+        out: &mut [f32],
+    ) {
+        assert_eq!(
+            columns.len(),
+            self.names.len() * n_rows,
+            "one column of n_rows values for each feature"
+        );
         assert_eq!(out.len(), n_rows, "room for one score for each row");
         let trees = &self.trees[..max_trees.unwrap_or(usize::MAX).min(self.trees.len())];
         let mut block = vec![[0.0; BLOCK]; self.names.len()];
         for (number, out) in out.chunks_mut(BLOCK).enumerate() {
             for (feature, lanes) in block.iter_mut().enumerate() {
-                lanes[..out.len()].copy_from_slice(&columns[feature * n_rows + number * BLOCK..][..out.len()]);
+                lanes[..out.len()]
+                    .copy_from_slice(&columns[feature * n_rows + number * BLOCK..][..out.len()]);
             }
             let sums = self.sums(trees, &block);
             out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
@@ -191,18 +219,28 @@ impl Forest {
             let (lanes, keep) = (&block[test.feature as usize], B::from_keep(test.keep));
             let pairs = bits.iter_mut().zip(lanes);
             match test.kind {
-                Kind::NanRight => pairs.for_each(|(bits, &value)| bits.strike(value <= test.cut, keep)),
+                Kind::NanRight => {
+                    pairs.for_each(|(bits, &value)| bits.strike(value <= test.cut, keep))
+                }
                 // NaN is not above the cut either.
-                #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "NaN is meant to be told apart")]
-                Kind::NanLeft => pairs.for_each(|(bits, &value)| bits.strike(!(value > test.cut), keep)),
-                Kind::Other => pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep)),
+                #[expect(
+                    clippy::neg_cmp_op_on_partial_ord,
+                    reason = "NaN is meant to be told apart"
+                )]
+                Kind::NanLeft => {
+                    pairs.for_each(|(bits, &value)| bits.strike(!(value > test.cut), keep))
+                }
+                Kind::Other => {
+                    pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep))
+                }
             }
         }
         let leaves = &self.leaf_values[tree.first_leaf..][..tree.n_leaves];
         sums.iter_mut().zip(bits).for_each(|(sum, bits)| *sum += leaves[bits.first()]);
     }
 
-    /// Adds a tree by walking down it with several rows abreast; a row that has come to its leaf waits there.
+    /// Adds a tree by walking down it with several rows abreast; a row that has come to its leaf
+    /// waits there.
     #[inline(always)]
     fn add_walked(&self, tree: &Tree, block: &[Lanes], sums: &mut [f64; BLOCK]) {
         for first in (0..BLOCK).step_by(ABREAST) {
@@ -210,7 +248,8 @@ impl Forest {
             for _ in 0..tree.depth {
                 for (lane, child) in children.iter_mut().enumerate() {
                     if *child >= 0 {
-                        *child = self.step(tree.first_node + *child as usize, |f| block[f][first + lane]);
+                        *child = self
+                            .step(tree.first_node + *child as usize, |f| block[f][first + lane]);
                     }
                 }
             }
@@ -236,17 +275,47 @@ impl Forest {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::super::{Output, RawTree};
+    use super::*;
 
     proptest! {
         #[test]
         fn the_cut_decides_as_the_threshold_does(threshold in any::<f64>(), bits in any::<u32>()) {
             let value = f32::from_bits(bits);
-            let edges = [value, threshold as f32, (threshold as f32).next_up(), (threshold as f32).next_down()];
-            for value in edges.into_iter().filter(|value| !value.is_nan()) {
-                let exact = if f64::from(value.abs()) <= ZERO { 0.0 } else { f64::from(value) };
-                prop_assert_eq!(value <= cut(threshold), exact <= threshold, "{} {}", value, threshold);
+            let near = threshold as f32;
+            for value in [value, near, near.next_up(), near.next_down()] {
+                assert_cut_decides(value, threshold);
+            }
+        }
+
+        #[test]
+        fn every_width_of_vectors_gives_the_same_sums(seed in any::<u64>()) {
+            let mut random = Random(seed);
+            let trees: Vec<RawTree> = [1, 2, 31, 32, 33, 64, 65, 300]
+                .iter()
+                .map(|&n_leaves| random_tree(n_leaves, &mut random))
+                .collect();
+            let names = (0..N_FEATURES).map(|n| n.to_string()).collect();
+            let forest = Forest::build(names, Output::Rank, &trees).unwrap();
+            let block: Vec<Lanes> =
+                (0..N_FEATURES).map(|_| std::array::from_fn(|_| random.value())).collect();
+            let portable = forest.sums_portable(&forest.trees, &block);
+            for (lane, sum) in portable.into_iter().enumerate() {
+                let row: Vec<f32> = block.iter().map(|lanes| lanes[lane]).collect();
+                prop_assert_eq!(forest.score_exact(&row), sum);
+            }
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") {
+                    // SAFETY: the machine was just asked for the feature.
+                    prop_assert_eq!(unsafe { forest.sums_avx2(&forest.trees, &block) }, portable);
+                }
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                    // SAFETY: the machine was just asked for both features.
+                    prop_assert_eq!(unsafe { forest.sums_avx512(&forest.trees, &block) }, portable);
+                }
             }
         }
     }
@@ -256,9 +325,63 @@ mod tests {
         let edge = ZERO as f32;
         for threshold in [0.0, -0.0, 1e-40, -1e-40, 1e-36, -1e-36, ZERO, -ZERO] {
             for value in [0.0, edge, -edge, edge.next_up(), (-edge).next_down(), 1e-40, -1e-40] {
-                let exact = if f64::from(value.abs()) <= ZERO { 0.0 } else { f64::from(value) };
-                assert_eq!(value <= cut(threshold), exact <= threshold, "{value:e} {threshold:e}");
+                assert_cut_decides(value, threshold);
             }
         }
+    }
+
+    fn assert_cut_decides(value: f32, threshold: f64) {
+        if !value.is_nan() {
+            let exact = if f64::from(value.abs()) <= ZERO { 0.0 } else { f64::from(value) };
+            assert_eq!(value <= cut(threshold), exact <= threshold, "{value:e} {threshold:e}");
+        }
+    }
+
+    const N_FEATURES: usize = 5;
+
+    /// A small generator, so that a failing case is a seed.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, n: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % n
+        }
+
+        fn value(&mut self) -> f32 {
+            match self.below(8) {
+                0 => f32::NAN,
+                1 => 0.0,
+                2 => [f32::INFINITY, f32::NEG_INFINITY, 1e-36, -1e-36][self.below(4)],
+                _ => self.below(41) as f32 - 20.0,
+            }
+        }
+    }
+
+    /// Splits leaves at random, as LightGBM numbers them, with nodes of every kind.
+    fn random_tree(n_leaves: usize, random: &mut Random) -> RawTree {
+        let mut tree = RawTree { leaf_value: vec![0.0], leaf_count: vec![1], ..RawTree::default() };
+        tree.cat_boundaries = vec![0, 1, 1];
+        tree.cat_threshold = vec![0b1010_0110];
+        for node in 0..n_leaves - 1 {
+            let leaf = !(random.below(node + 1) as i32);
+            let parents = tree.left_child.iter_mut().chain(&mut tree.right_child);
+            parents.filter(|child| **child == leaf).for_each(|child| *child = node as i32);
+            tree.left_child.push(leaf);
+            tree.right_child.push(!(node as i32 + 1));
+            tree.split_feature.push(random.below(N_FEATURES) as u32);
+            tree.decision_type.push([0, 1, 2, 4, 6, 8, 10][random.below(7)]);
+            let is_set = tree.decision_type[node] == 1;
+            let number = random.value();
+            let threshold = if number.is_nan() { -0.5 } else { f64::from(number) };
+            tree.threshold.push(if is_set { random.below(2) as f64 } else { threshold });
+            tree.leaf_value.push(0.0);
+            tree.leaf_count.push(1);
+        }
+        tree.leaf_value.iter_mut().for_each(|leaf| *leaf = random.below(1_000) as f64 / 999.0);
+        tree
     }
 }

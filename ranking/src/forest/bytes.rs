@@ -1,7 +1,9 @@
-//! The forest as bytes of a release: little-endian, bounded, checked on opening as strictly as a text.
+//! The forest as bytes of a release: little-endian, bounded, checked on opening as strictly as a
+//! text.
 //!
-//! Magic, format version, output, features (count, then length and UTF-8 of each name), trees (count, then for each the
-//! numbers of its leaves, boundaries and words of categories, and its arrays). The release's manifest holds the checksum.
+//! Magic, format version, output, features (count, then length and UTF-8 of each name), trees
+//! (count, then for each the numbers of its leaves, boundaries and words of categories, and its
+//! arrays). The release's manifest holds the checksum.
 
 use bytemuck::Pod;
 
@@ -78,7 +80,8 @@ impl Forest {
     /// Opens what [`Forest::to_bytes`] made.
     ///
     /// # Errors
-    /// Names what is off; no bytes make it panic, loop or take more memory than a multiple of their length.
+    /// Names what is off; no bytes make it panic, loop or take more memory than a multiple of their
+    /// length.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OpenForestError> {
         let mut reader = Reader { bytes, at: 0 };
         if reader.take(MAGIC.len()).ok() != Some(MAGIC) {
@@ -95,14 +98,16 @@ impl Forest {
             output => return Err(OpenForestError::Output(output)),
         };
         let n_features = reader.count("features", MAX_FEATURES)?;
-        let names = (0..n_features).map(|feature| reader.name(feature)).collect::<Result<Vec<_>, _>>()?;
+        let names =
+            (0..n_features).map(|feature| reader.name(feature)).collect::<Result<Vec<_>, _>>()?;
         let n_trees = reader.count("trees", MAX_TREES)?;
         let trees = (0..n_trees).map(|_| reader.tree()).collect::<Result<Vec<_>, _>>()?;
         match bytes.len() - reader.at {
             0 => {}
             left => return Err(OpenForestError::TooLong(left)),
         }
-        Self::build(names, output, &trees).map_err(|(tree, source)| OpenForestError::Tree { tree, source })
+        Self::build(names, output, &trees)
+            .map_err(|(tree, source)| OpenForestError::Tree { tree, source })
     }
 
     /// A tree taken out of the arrays again.
@@ -117,11 +122,15 @@ impl Forest {
             true => self.thresholds[node] - tree.first_set as f64,
             false => self.thresholds[node],
         };
-        let boundaries = if sets.is_empty() { &[] } else { &self.set_starts[sets.start..=sets.end] };
+        let boundaries =
+            if sets.is_empty() { &[] } else { &self.set_starts[sets.start..=sets.end] };
         RawTree {
             split_feature: self.features[nodes.clone()].to_vec(),
             threshold: nodes.clone().map(threshold).collect(),
-            decision_type: self.decisions[nodes.clone()].iter().map(|decision| decision.0).collect(),
+            decision_type: self.decisions[nodes.clone()]
+                .iter()
+                .map(|decision| decision.0)
+                .collect(),
             left_child: self.left[nodes.clone()].to_vec(),
             right_child: self.right[nodes].to_vec(),
             leaf_value: self.leaf_values[leaves.clone()].to_vec(),
@@ -165,8 +174,14 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn four_bytes(&mut self, count: usize) -> Result<impl Iterator<Item = [u8; 4]>, OpenForestError> {
-        Ok(self.take(4 * count)?.chunks_exact(4).map(|four| four.try_into().expect("chunks of four")))
+    fn four_bytes(
+        &mut self,
+        count: usize,
+    ) -> Result<impl Iterator<Item = [u8; 4]>, OpenForestError> {
+        Ok(self
+            .take(4 * count)?
+            .chunks_exact(4)
+            .map(|four| four.try_into().expect("chunks of four")))
     }
 
     fn unsigned(&mut self, count: usize) -> Result<Vec<u32>, OpenForestError> {
@@ -179,7 +194,9 @@ impl<'a> Reader<'a> {
 
     fn doubles(&mut self, count: usize) -> Result<Vec<f64>, OpenForestError> {
         let eight = self.take(8 * count)?.chunks_exact(8);
-        Ok(eight.map(|eight| f64::from_le_bytes(eight.try_into().expect("chunks of eight"))).collect())
+        Ok(eight
+            .map(|eight| f64::from_le_bytes(eight.try_into().expect("chunks of eight")))
+            .collect())
     }
 
     fn number(&mut self) -> Result<u32, OpenForestError> {
@@ -188,7 +205,11 @@ impl<'a> Reader<'a> {
 
     fn count(&mut self, what: &'static str, most: usize) -> Result<usize, OpenForestError> {
         let found = self.number()?;
-        if found as usize > most { Err(OpenForestError::TooMany { what, found, most }) } else { Ok(found as usize) }
+        if found as usize > most {
+            Err(OpenForestError::TooMany { what, found, most })
+        } else {
+            Ok(found as usize)
+        }
     }
 
     fn name(&mut self, feature: usize) -> Result<String, OpenForestError> {

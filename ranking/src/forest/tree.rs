@@ -3,7 +3,8 @@
 /// The most leaves of a tree.
 pub const MAX_LEAVES: usize = 65_536;
 
-/// A tree as LightGBM writes it. Node 0 is the root; a child `c >= 0` is a node, a child `c < 0` is leaf `!c`.
+/// A tree as LightGBM writes it. Node 0 is the root; a child `c >= 0` is a node, a child `c < 0` is
+/// leaf `!c`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RawTree {
     /// `[n_leaves - 1]`, the feature that each node looks at.
@@ -20,7 +21,8 @@ pub(crate) struct RawTree {
     pub(crate) leaf_value: Vec<f64>,
     /// `[n_leaves]`, training rows of each leaf.
     pub(crate) leaf_count: Vec<u32>,
-    /// `[n_sets + 1]`, where each set of categories starts in `cat_threshold`; empty without a categorical node.
+    /// `[n_sets + 1]`, where each set of categories starts in `cat_threshold`; empty without a
+    /// categorical node.
     pub(crate) cat_boundaries: Vec<u32>,
     /// Sets of categories as bits: those in it go left.
     pub(crate) cat_threshold: Vec<u32>,
@@ -119,7 +121,8 @@ pub(crate) struct Layout {
     pub(crate) nodes: Vec<usize>,
     /// Leaves from left to right.
     pub(crate) leaves: Vec<usize>,
-    /// For each of `nodes`: where its leaves start, where those of its right child start, where they end.
+    /// For each of `nodes`: where its leaves start, where those of its right child start, where
+    /// they end.
     pub(crate) spans: Vec<[u32; 3]>,
 }
 
@@ -130,11 +133,13 @@ impl RawTree {
     /// Names the key and the place of the first thing that is off.
     pub(crate) fn check(&self, n_features: usize) -> Result<Layout, InvalidTree> {
         self.check_lengths()?;
-        let out_of = |key, allowed| move |(place, value)| InvalidTree::Value { key, place, value, allowed };
-        for (key, values) in [("leaf_value", &self.leaf_value), ("threshold", &self.threshold)] {
-            let off = values.iter().copied().enumerate().find(|(_, value)| !value.is_finite());
-            off.map(out_of(key, "finite")).map_or(Ok(()), Err)?;
-        }
+        let out_of =
+            |key, allowed| move |(place, value)| InvalidTree::Value { key, place, value, allowed };
+        let off = self.leaf_value.iter().copied().enumerate().find(|(_, value)| !value.is_finite());
+        off.map(out_of("leaf_value", "finite")).map_or(Ok(()), Err)?;
+        // Infinite thresholds are sound: they part what is missing from all that is there.
+        let off = self.threshold.iter().copied().enumerate().find(|(_, value)| value.is_nan());
+        off.map(out_of("threshold", "a number")).map_or(Ok(()), Err)?;
         let off = self.split_feature.iter().position(|&feature| feature as usize >= n_features);
         off.map(|node| (node, f64::from(self.split_feature[node])))
             .map(out_of("split_feature", "the number of a feature"))
@@ -151,7 +156,12 @@ impl RawTree {
         let n_leaves = self.leaf_value.len();
         if !(1..=MAX_LEAVES).contains(&n_leaves) {
             let value = n_leaves as f64;
-            return Err(InvalidTree::Value { key: "num_leaves", place: 0, value, allowed: "1 to 65536" });
+            return Err(InvalidTree::Value {
+                key: "num_leaves",
+                place: 0,
+                value,
+                allowed: "1 to 65536",
+            });
         }
         for (key, expected, found) in [
             ("split_feature", n_leaves - 1, self.split_feature.len()),
@@ -171,17 +181,26 @@ impl RawTree {
     fn check_categories(&self) -> Result<(), InvalidTree> {
         let n_sets = self.cat_boundaries.len().saturating_sub(1);
         let falls = self.cat_boundaries.windows(2).position(|pair| pair[0] > pair[1]);
-        if let Some(place) = falls.map(|set| set + 1).or((self.cat_boundaries.first() > Some(&0)).then_some(0)) {
+        if let Some(place) =
+            falls.map(|set| set + 1).or((self.cat_boundaries.first() > Some(&0)).then_some(0))
+        {
             let value = f64::from(self.cat_boundaries[place]);
-            return Err(InvalidTree::Value { key: "cat_boundaries", place, value, allowed: "rising from 0" });
+            return Err(InvalidTree::Value {
+                key: "cat_boundaries",
+                place,
+                value,
+                allowed: "rising from 0",
+            });
         }
-        let (expected, found) = (self.cat_boundaries.last().map_or(0, |&end| end as usize), self.cat_threshold.len());
+        let (expected, found) =
+            (self.cat_boundaries.last().map_or(0, |&end| end as usize), self.cat_threshold.len());
         if expected != found {
             return Err(InvalidTree::Length { key: "cat_threshold", expected, found });
         }
         let is_set = |value: f64| value.fract() == 0.0 && (0.0..n_sets as f64).contains(&value);
-        let off = (0..self.threshold.len())
-            .find(|&node| Decision(self.decision_type[node]).is_categorical() && !is_set(self.threshold[node]));
+        let off = (0..self.threshold.len()).find(|&node| {
+            Decision(self.decision_type[node]).is_categorical() && !is_set(self.threshold[node])
+        });
         match off {
             Some(place) => Err(InvalidTree::Value {
                 key: "threshold",
@@ -196,10 +215,15 @@ impl RawTree {
     /// Visits the tree from the root, left before right, and refuses to come anywhere twice.
     fn walk(&self) -> Result<Layout, InvalidTree> {
         let n_nodes = self.split_feature.len();
-        let mut layout = Layout { nodes: Vec::new(), leaves: Vec::new(), spans: vec![[0; 3]; n_nodes] };
+        let mut layout =
+            Layout { nodes: Vec::new(), leaves: Vec::new(), spans: vec![[0; 3]; n_nodes] };
         let (mut node_seen, mut leaf_seen) = (vec![false; n_nodes], vec![false; n_nodes + 1]);
         let mut order = vec![0; n_nodes]; // Place of each node in `layout.nodes`.
-        let mut stack = Vec::from([Step::Enter { child: if n_nodes == 0 { !0 } else { 0 }, key: "left_child", parent: 0 }]);
+        let mut stack = Vec::from([Step::Enter {
+            child: if n_nodes == 0 { !0 } else { 0 },
+            key: "left_child",
+            parent: 0,
+        }]);
         while let Some(step) = stack.pop() {
             let n_leaves = layout.leaves.len() as u32;
             let (child, key, parent) = match step {
@@ -221,7 +245,12 @@ impl RawTree {
                 Some(_) => return Err(InvalidTree::Shared { key, place: parent, child }),
                 None => {
                     let allowed = "a node or leaf of the tree";
-                    return Err(InvalidTree::Value { key, place: parent, value: f64::from(child), allowed });
+                    return Err(InvalidTree::Value {
+                        key,
+                        place: parent,
+                        value: f64::from(child),
+                        allowed,
+                    });
                 }
             }
             if !is_node {
@@ -240,7 +269,11 @@ impl RawTree {
         }
         if layout.nodes.len() != n_nodes {
             // As many are reached as have a parent, so what is left over leads in a circle.
-            return Err(InvalidTree::Length { key: "left_child", expected: n_nodes, found: layout.nodes.len() });
+            return Err(InvalidTree::Length {
+                key: "left_child",
+                expected: n_nodes,
+                found: layout.nodes.len(),
+            });
         }
         Ok(layout)
     }
@@ -288,14 +321,26 @@ mod tests {
             tree.check(2).err().map(|error| error.key())
         };
         assert_eq!(broken(|tree| tree.left_child[1] = 0), Some("left_child"), "a circle");
-        assert_eq!(broken(|tree| tree.left_child[0] = !0), Some("left_child"), "a leaf with two parents");
+        assert_eq!(
+            broken(|tree| tree.left_child[0] = !0),
+            Some("left_child"),
+            "a leaf with two parents"
+        );
         assert_eq!(broken(|tree| tree.right_child[0] = 2), Some("right_child"), "no such node");
-        assert_eq!(broken(|tree| tree.right_child[0] = i32::MIN), Some("right_child"), "no such leaf");
+        assert_eq!(
+            broken(|tree| tree.right_child[0] = i32::MIN),
+            Some("right_child"),
+            "no such leaf"
+        );
         assert_eq!(broken(|tree| tree.split_feature[0] = 2), Some("split_feature"));
         assert_eq!(broken(|tree| tree.threshold[0] = f64::NAN), Some("threshold"));
         assert_eq!(broken(|tree| tree.leaf_value[0] = f64::INFINITY), Some("leaf_value"));
         assert_eq!(broken(|tree| tree.decision_type[0] = 12), Some("decision_type"));
-        assert_eq!(broken(|tree| tree.decision_type[0] = 1), Some("threshold"), "no set of categories");
+        assert_eq!(
+            broken(|tree| tree.decision_type[0] = 1),
+            Some("threshold"),
+            "no set of categories"
+        );
         assert_eq!(broken(|tree| tree.cat_boundaries = vec![0, 1]), Some("cat_threshold"));
         assert_eq!(broken(|tree| tree.cat_boundaries = vec![1, 0]), Some("cat_boundaries"));
         assert_eq!(broken(|tree| tree.leaf_count.clear()), Some("leaf_count"));
