@@ -59,7 +59,7 @@ pub struct Forest {
     /// `[n_leaves]`, training rows.
     leaf_counts: Vec<u32>,
     /// `[n_sets + 1]`, where each set of categories starts in `set_bits`.
-    set_starts: Vec<u32>,
+    set_starts: Vec<usize>,
     /// Sets of categories, as bits.
     set_bits: Vec<u32>,
     /// What the block scorer derives from the above.
@@ -128,8 +128,9 @@ impl Forest {
         }
         self.push_children(raw, &layout);
         self.push_means(&tree, &layout);
-        let first_bit = self.set_bits.len() as u32;
-        self.set_starts.extend(raw.cat_boundaries.iter().skip(1).map(|&end| first_bit + end));
+        let first_word = self.set_bits.len();
+        let ends = raw.cat_boundaries.iter().skip(1);
+        self.set_starts.extend(ends.map(|&end| first_word + end as usize));
         self.set_bits.extend_from_slice(&raw.cat_threshold);
         tree.depth = self.depth(&tree);
         self.push_tests(&tree, &layout.spans);
@@ -277,7 +278,7 @@ impl Forest {
     fn goes_left(&self, node: usize, value: f32) -> bool {
         let decision = self.decisions[node];
         if decision.is_categorical() {
-            return self.set_holds(self.thresholds[node] as usize, value);
+            return holds(self.set(node), value);
         }
         let mut value = f64::from(value);
         let missing = decision.missing();
@@ -291,15 +292,20 @@ impl Forest {
         }
     }
 
-    /// Whether a category is in a set. NaN, what is below 0 and what is unknown, is in none.
-    fn set_holds(&self, set: usize, value: f32) -> bool {
-        // As in C++, the fraction is cut off, so that -0.5 is category 0. `as` makes NaN 0 and
-        // keeps to the range of i32.
-        let category = value as i32;
-        if value.is_nan() || category < 0 {
-            return false;
-        }
-        let bits = &self.set_bits[self.set_starts[set] as usize..self.set_starts[set + 1] as usize];
-        bits.get(category as usize / 32).is_some_and(|word| word >> (category % 32) & 1 == 1)
+    /// The bits of a set of categories.
+    fn set(&self, node: usize) -> &[u32] {
+        let set = self.thresholds[node] as usize;
+        &self.set_bits[self.set_starts[set]..self.set_starts[set + 1]]
     }
+}
+
+/// Whether a category is in a set. NaN, what is below 0 and what is unknown, is in none.
+///
+/// As in C++, the fraction is cut off, so that -0.5 is category 0. A set is far too small to hold
+/// what a negative category is as an unsigned number.
+#[inline(always)]
+fn holds(set: &[u32], value: f32) -> bool {
+    let category = value as i32 as u32;
+    let word = set.get(category as usize / 32).copied().unwrap_or(0);
+    (word >> (category % 32)) & 1 == 1 && !value.is_nan()
 }

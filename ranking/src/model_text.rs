@@ -96,11 +96,7 @@ pub fn parse(text: &str) -> Result<Forest, ParseModelError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(ParseModelError::TooLong(text.len()));
     }
-    let mut lines = text
-        .lines()
-        .map(|line| line.trim_end_matches('\r'))
-        .enumerate()
-        .map(|(n, line)| (n + 1, line));
+    let mut lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
     if lines.next().is_none_or(|(_, line)| line != "tree") {
         return Err(ParseModelError::NoModel);
     }
@@ -108,14 +104,13 @@ pub fn parse(text: &str) -> Result<Forest, ParseModelError> {
     let (names, output, n_trees) = read_header(&header)?;
     let (mut trees, mut sections) = (Vec::new(), Vec::new());
     while heading.text != "end of trees" {
-        let section;
         let line = heading.line;
-        if heading.text.strip_prefix("Tree=").and_then(|n| n.parse().ok()) != Some(trees.len())
-            || trees.len() == n_trees
-        {
+        let number = heading.text.strip_prefix("Tree=").and_then(|number| number.parse().ok());
+        if number != Some(trees.len()) || trees.len() == n_trees {
             return Err(ParseModelError::Unexpected { line, found: start_of(heading.text) });
         }
-        (section, heading) = Section::read(line, &mut lines)?;
+        let (section, next) = Section::read(line, &mut lines)?;
+        heading = next;
         trees.push(read_tree(&section)?);
         sections.push(section);
     }

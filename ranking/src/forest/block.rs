@@ -10,7 +10,7 @@
 //! trees", SIGIR 2015; rows side by side as in "RapidScorer: fast tree ensemble evaluation by
 //! maximizing compactness in data level parallelization", KDD 2018.
 
-use super::{Forest, Missing, Tree, ZERO};
+use super::{Forest, Missing, Tree, ZERO, holds};
 
 /// Rows of a block.
 const BLOCK: usize = 64;
@@ -39,8 +39,10 @@ enum Kind {
     NanRight,
     /// Left up to the cut; NaN goes left.
     NanLeft,
-    /// As the node says: zero is missing, or a set of categories.
-    Other,
+    /// Left if it is in a set of categories.
+    Set,
+    /// Zero is missing too. Models that we train have no such node.
+    Zero,
 }
 
 /// Bits of leaves: 32 of them where they suffice, since twice as many rows then fit into a vector.
@@ -111,13 +113,11 @@ impl Forest {
                 Missing::None => 0.0 <= self.thresholds[node],
                 Missing::Zero | Missing::Nan => decision.default_left(),
             };
-            let kind = match (
-                decision.is_categorical() || decision.missing() == Missing::Zero,
-                nan_left,
-            ) {
-                (true, _) => Kind::Other,
-                (false, true) => Kind::NanLeft,
-                (false, false) => Kind::NanRight,
+            let kind = match decision.missing() {
+                _ if decision.is_categorical() => Kind::Set,
+                Missing::Zero => Kind::Zero,
+                _ if nan_left => Kind::NanLeft,
+                _ => Kind::NanRight,
             };
             let keep = if tree.n_leaves > 64 {
                 u64::MAX
@@ -230,8 +230,12 @@ impl Forest {
                 Kind::NanLeft => {
                     pairs.for_each(|(bits, &value)| bits.strike(!(value > test.cut), keep))
                 }
-                Kind::Other => {
-                    pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep))
+                Kind::Set => {
+                    let set = self.set(node);
+                    pairs.for_each(|(bits, &value)| bits.strike(holds(set, value), keep));
+                }
+                Kind::Zero => {
+                    pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep));
                 }
             }
         }
@@ -267,7 +271,7 @@ impl Forest {
         let is_left = match test.kind {
             Kind::NanRight => value <= test.cut,
             Kind::NanLeft => value <= test.cut || value.is_nan(),
-            Kind::Other => self.goes_left(node, value),
+            Kind::Set | Kind::Zero => self.goes_left(node, value),
         };
         if is_left { self.left[node] } else { self.right[node] }
     }

@@ -7,11 +7,11 @@
 
 use bytemuck::Pod;
 
+use super::tree::MAX_SET_WORDS;
 use super::{Forest, InvalidTree, MAX_FEATURES, MAX_LEAVES, MAX_TREES, Output, RawTree};
 
 const MAGIC: &[u8; 8] = b"CASCTREE";
 const VERSION: u32 = 1;
-const MAX_NAME_BYTES: usize = 4_096;
 
 /// Why bytes are no forest.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -116,8 +116,7 @@ impl Forest {
         let nodes = tree.first_node..tree.first_node + tree.n_leaves - 1;
         let leaves = tree.first_leaf..tree.first_leaf + tree.n_leaves;
         let sets = tree.first_set..tree.first_set + tree.n_sets;
-        let first_bit = self.set_starts[sets.start];
-        let bits = first_bit as usize..self.set_starts[sets.end] as usize;
+        let words = self.set_starts[sets.start]..self.set_starts[sets.end];
         let threshold = |node: usize| match self.decisions[node].is_categorical() {
             true => self.thresholds[node] - tree.first_set as f64,
             false => self.thresholds[node],
@@ -135,8 +134,8 @@ impl Forest {
             right_child: self.right[nodes].to_vec(),
             leaf_value: self.leaf_values[leaves.clone()].to_vec(),
             leaf_count: self.leaf_counts[leaves].to_vec(),
-            cat_boundaries: boundaries.iter().map(|start| start - first_bit).collect(),
-            cat_threshold: self.set_bits[bits].to_vec(),
+            cat_boundaries: boundaries.iter().map(|&start| (start - words.start) as u32).collect(),
+            cat_threshold: self.set_bits[words].to_vec(),
         }
     }
 }
@@ -213,15 +212,14 @@ impl<'a> Reader<'a> {
     }
 
     fn name(&mut self, feature: usize) -> Result<String, OpenForestError> {
-        let len = self.count("bytes of a name", MAX_NAME_BYTES)?;
+        let len = self.number()? as usize;
         String::from_utf8(self.take(len)?.to_vec()).map_err(|_| OpenForestError::Name(feature))
     }
 
     fn tree(&mut self) -> Result<RawTree, OpenForestError> {
         let n_leaves = self.count("leaves of a tree", MAX_LEAVES)?;
         let n_boundaries = self.count("sets of categories", MAX_LEAVES)?;
-        // No more words are taken than there are bytes, so they need no other bound.
-        let n_words = self.count("words of categories", i32::MAX as usize / 32)?;
+        let n_words = self.count("words of categories", MAX_SET_WORDS)?;
         let n_nodes = n_leaves.saturating_sub(1);
         Ok(RawTree {
             split_feature: self.unsigned(n_nodes)?,

@@ -3,6 +3,10 @@
 /// The most leaves of a tree.
 pub const MAX_LEAVES: usize = 65_536;
 
+/// The most words of 32 categories in the sets of a tree. Far below 2^26, where a negative category
+/// would be found if it were taken for an unsigned number.
+pub(super) const MAX_SET_WORDS: usize = 1 << 22;
+
 /// A tree as LightGBM writes it. Node 0 is the root; a child `c >= 0` is a node, a child `c < 0` is
 /// leaf `!c`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,10 +113,6 @@ impl Decision {
             _ => Missing::Nan,
         }
     }
-
-    fn is_valid(self) -> bool {
-        self.0 < 12
-    }
 }
 
 /// A tree whose every node and leaf is reached once, in an order that scoring likes.
@@ -133,21 +133,18 @@ impl RawTree {
     /// Names the key and the place of the first thing that is off.
     pub(crate) fn check(&self, n_features: usize) -> Result<Layout, InvalidTree> {
         self.check_lengths()?;
-        let out_of =
-            |key, allowed| move |(place, value)| InvalidTree::Value { key, place, value, allowed };
-        let off = self.leaf_value.iter().copied().enumerate().find(|(_, value)| !value.is_finite());
-        off.map(out_of("leaf_value", "finite")).map_or(Ok(()), Err)?;
+        let (features, decisions) = (&self.split_feature, &self.decision_type);
+        let number = |feature: f64| feature < n_features as f64;
+        all("leaf_value", self.leaf_value.iter().copied(), f64::is_finite, "finite")?;
         // Infinite thresholds are sound: they part what is missing from all that is there.
-        let off = self.threshold.iter().copied().enumerate().find(|(_, value)| value.is_nan());
-        off.map(out_of("threshold", "a number")).map_or(Ok(()), Err)?;
-        let off = self.split_feature.iter().position(|&feature| feature as usize >= n_features);
-        off.map(|node| (node, f64::from(self.split_feature[node])))
-            .map(out_of("split_feature", "the number of a feature"))
-            .map_or(Ok(()), Err)?;
-        let off = self.decision_type.iter().position(|&decision| !Decision(decision).is_valid());
-        off.map(|node| (node, f64::from(self.decision_type[node])))
-            .map(out_of("decision_type", "0 to 11"))
-            .map_or(Ok(()), Err)?;
+        all("threshold", self.threshold.iter().copied(), |value| !value.is_nan(), "a number")?;
+        all(
+            "split_feature",
+            features.iter().map(|&f| f.into()),
+            number,
+            "the number of a feature",
+        )?;
+        all("decision_type", decisions.iter().map(|&d| d.into()), |d| d < 12.0, "0 to 11")?;
         self.check_categories()?;
         self.walk()
     }
@@ -179,6 +176,14 @@ impl RawTree {
     }
 
     fn check_categories(&self) -> Result<(), InvalidTree> {
+        for (key, found, most, allowed) in [
+            ("cat_boundaries", self.cat_boundaries.len(), MAX_LEAVES, "at most 65536 numbers"),
+            ("cat_threshold", self.cat_threshold.len(), MAX_SET_WORDS, "at most 2^22 numbers"),
+        ] {
+            if found > most {
+                return Err(InvalidTree::Value { key, place: found, value: found as f64, allowed });
+            }
+        }
         let n_sets = self.cat_boundaries.len().saturating_sub(1);
         let falls = self.cat_boundaries.windows(2).position(|pair| pair[0] > pair[1]);
         if let Some(place) =
@@ -215,75 +220,98 @@ impl RawTree {
     /// Visits the tree from the root, left before right, and refuses to come anywhere twice.
     fn walk(&self) -> Result<Layout, InvalidTree> {
         let n_nodes = self.split_feature.len();
-        let mut layout =
-            Layout { nodes: Vec::new(), leaves: Vec::new(), spans: vec![[0; 3]; n_nodes] };
-        let (mut node_seen, mut leaf_seen) = (vec![false; n_nodes], vec![false; n_nodes + 1]);
-        let mut order = vec![0; n_nodes]; // Place of each node in `layout.nodes`.
-        let mut stack = Vec::from([Step::Enter {
-            child: if n_nodes == 0 { !0 } else { 0 },
-            key: "left_child",
-            parent: 0,
-        }]);
+        let mut layout = Layout { nodes: Vec::new(), leaves: Vec::new(), spans: Vec::new() };
+        let mut seen = Seen { nodes: vec![false; n_nodes], leaves: vec![false; n_nodes + 1] };
+        let root = Edge { child: if n_nodes == 0 { !0 } else { 0 }, key: "left_child", parent: 0 };
+        let mut stack = Vec::from([Step::Follow(root)]);
         while let Some(step) = stack.pop() {
             let n_leaves = layout.leaves.len() as u32;
-            let (child, key, parent) = match step {
-                Step::Enter { child, key, parent } => (child, key, parent),
-                Step::Between(node) => {
-                    layout.spans[order[node]][1] = n_leaves;
-                    continue;
-                }
-                Step::Leave(node) => {
-                    layout.spans[order[node]][2] = n_leaves;
-                    continue;
-                }
-            };
-            let is_node = child >= 0;
-            let target = if is_node { child } else { !child } as usize;
-            let seen = if is_node { &mut node_seen } else { &mut leaf_seen };
-            match seen.get_mut(target) {
-                Some(seen) if !*seen => *seen = true,
-                Some(_) => return Err(InvalidTree::Shared { key, place: parent, child }),
-                None => {
-                    let allowed = "a node or leaf of the tree";
-                    return Err(InvalidTree::Value {
-                        key,
-                        place: parent,
-                        value: f64::from(child),
-                        allowed,
-                    });
-                }
+            match step {
+                Step::Between(place) => layout.spans[place][1] = n_leaves,
+                Step::Leave(place) => layout.spans[place][2] = n_leaves,
+                Step::Follow(edge) => match seen.follow(edge)? {
+                    End::Leaf(leaf) => layout.leaves.push(leaf),
+                    End::Node(node) => {
+                        stack.extend(self.steps(node, layout.nodes.len()));
+                        layout.nodes.push(node);
+                        layout.spans.push([n_leaves; 3]);
+                    }
+                },
             }
-            if !is_node {
-                layout.leaves.push(target);
-                continue;
-            }
-            order[target] = layout.nodes.len();
-            layout.spans[layout.nodes.len()][0] = n_leaves;
-            layout.nodes.push(target);
-            stack.extend([
-                Step::Leave(target),
-                Step::Enter { child: self.right_child[target], key: "right_child", parent: target },
-                Step::Between(target),
-                Step::Enter { child: self.left_child[target], key: "left_child", parent: target },
-            ]);
         }
-        if layout.nodes.len() != n_nodes {
+        match layout.nodes.len() {
+            found if found == n_nodes => Ok(layout),
             // As many are reached as have a parent, so what is left over leads in a circle.
-            return Err(InvalidTree::Length {
-                key: "left_child",
-                expected: n_nodes,
-                found: layout.nodes.len(),
-            });
+            found => Err(InvalidTree::Length { key: "left_child", expected: n_nodes, found }),
         }
-        Ok(layout)
+    }
+
+    /// What is to be done in a node, the last first; `place` is where it stands in the layout.
+    fn steps(&self, node: usize, place: usize) -> [Step; 4] {
+        let edge = |key, child| Step::Follow(Edge { child, key, parent: node });
+        [
+            Step::Leave(place),
+            edge("right_child", self.right_child[node]),
+            Step::Between(place),
+            edge("left_child", self.left_child[node]),
+        ]
     }
 }
 
 /// What is left to do in a walk.
 enum Step {
-    Enter { child: i32, key: &'static str, parent: usize },
+    Follow(Edge),
     Between(usize),
     Leave(usize),
+}
+
+/// The way from a node to its child.
+struct Edge {
+    child: i32,
+    key: &'static str,
+    parent: usize,
+}
+
+/// Where an edge leads.
+enum End {
+    Node(usize),
+    Leaf(usize),
+}
+
+/// What a walk has come to.
+struct Seen {
+    nodes: Vec<bool>,
+    leaves: Vec<bool>,
+}
+
+impl Seen {
+    /// Refuses an edge out of the tree, or to where another one has led.
+    fn follow(&mut self, edge: Edge) -> Result<End, InvalidTree> {
+        let Edge { child, key, parent: place } = edge;
+        let (seen, end) = match usize::try_from(child) {
+            Ok(node) => (self.nodes.get_mut(node), End::Node(node)),
+            Err(_) => (self.leaves.get_mut(!child as usize), End::Leaf(!child as usize)),
+        };
+        let allowed = "a node or leaf of the tree";
+        let seen = seen.ok_or(InvalidTree::Value { key, place, value: child.into(), allowed })?;
+        if std::mem::replace(seen, true) {
+            return Err(InvalidTree::Shared { key, place, child });
+        }
+        Ok(end)
+    }
+}
+
+/// Refuses the first of a key's values that is not what it may be.
+fn all(
+    key: &'static str,
+    values: impl Iterator<Item = f64>,
+    is_allowed: impl Fn(f64) -> bool,
+    allowed: &'static str,
+) -> Result<(), InvalidTree> {
+    match values.enumerate().find(|&(_, value)| !is_allowed(value)) {
+        Some((place, value)) => Err(InvalidTree::Value { key, place, value, allowed }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
