@@ -14,12 +14,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use build::{BuildIndexError, HnswConfig};
-use featurestore::Scored;
+use featurestore::{ItemId, Scored};
 pub use search::SearchScratch;
 
 use crate::exact::search_exact;
 use crate::kernels::LANES;
-use crate::mapped::{Array, Mapped, OpenError, write_sections};
+use crate::mapped::{Array, Flaw, Mapped, OpenError, write_sections};
 use crate::vectors::Vectors;
 
 const KIND: &[u8; 8] = b"hnsw    ";
@@ -115,6 +115,16 @@ impl HnswIndex {
         Ok(index)
     }
 
+    /// As `open`, if the index was built from vectors of the shape of `vectors`.
+    fn open_for(path: &Path, vectors: &Vectors) -> Result<Self, OpenError> {
+        let index = Self::open(path)?;
+        if (index.shape.n_items, index.dim()) == (vectors.n_items(), vectors.dim()) {
+            return Ok(index);
+        }
+        let flaw = Flaw::Content("it was built from vectors of another shape".to_owned());
+        Err(OpenError::Malformed { path: path.to_owned(), flaw })
+    }
+
     /// Writes the index to a file.
     ///
     /// # Errors
@@ -188,6 +198,14 @@ impl HnswIndex {
 /// Number of items below which the exact scan serves.
 pub const EXACT_BELOW: usize = 20_000;
 
+/// Breadth of a search for each item that it is to find.
+const EF_PER_ITEM: usize = 2;
+
+/// Breadth of a search at least.
+const MIN_EF: usize = 128;
+
+const EXACT_KIND: &[u8; 8] = b"exact   ";
+
 /// How the items nearest to a user are found: by a scan of all of them while they are few, then by a graph.
 #[derive(Debug)]
 pub enum VectorIndex {
@@ -198,57 +216,76 @@ pub enum VectorIndex {
 }
 
 impl VectorIndex {
-    /// An index of `vectors`: a graph if there are at least `exact_below` of them. `EXACT_BELOW` is what was measured.
+    /// An index of `vectors`: a graph if there are at least `EXACT_BELOW` of them.
     ///
     /// # Errors
     /// If the graph cannot be built as `config` says.
-    pub fn build(
-        vectors: &Vectors,
-        config: &HnswConfig,
-        exact_below: usize,
-    ) -> Result<Self, BuildIndexError> {
-        if vectors.n_items() < exact_below {
+    pub fn build(vectors: &Vectors, config: &HnswConfig) -> Result<Self, BuildIndexError> {
+        if vectors.n_items() < EXACT_BELOW {
             Ok(Self::Exact)
         } else {
             HnswIndex::build(vectors, config).map(Self::Hnsw)
         }
     }
 
-    /// The `n` items of `vectors`, which the index was built from, with the largest inner products with `query`, best first.
-    /// `ef` is the breadth of a search of the graph: more finds more of them, and takes longer.
+    /// Writes the index to a file, which is nearly empty for a scan.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        match self {
+            Self::Exact => write_sections(path, EXACT_KIND, &[]),
+            Self::Hnsw(index) => index.save(path),
+        }
+    }
+
+    /// Opens a file that `save` wrote, by memory map. `vectors` are those that the index was built from.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is of another kind, is not a graph, or was built from vectors of another shape.
+    pub fn open(path: &Path, vectors: &Vectors) -> Result<Self, OpenError> {
+        match Mapped::open(path, EXACT_KIND, 0) {
+            Ok(_) => Ok(Self::Exact),
+            Err(OpenError::Malformed { flaw: Flaw::Kind { .. }, .. }) => {
+                HnswIndex::open_for(path, vectors).map(Self::Hnsw)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The `n` items with the largest inner products with `query` among those that `accept` lets pass, best first; by a
+    /// graph nearly those. `vectors` are those that the index was built from.
     /// Empty if `query` has a value that is not finite.
     pub fn search(
         &self,
         vectors: &Vectors,
         query: &[f32],
         n: usize,
-        ef: usize,
+        accept: impl Fn(ItemId) -> bool,
         scratch: &mut SearchScratch,
     ) -> Vec<Scored> {
+        let ef = n.saturating_mul(EF_PER_ITEM).max(MIN_EF);
         match self {
-            Self::Exact => search_exact(vectors, query, n, |_| true),
-            Self::Hnsw(index) => index.search(query, n, ef, scratch),
+            Self::Exact => search_exact(vectors, query, n, accept),
+            Self::Hnsw(index) => index.search(query, n, ef, accept, scratch),
         }
     }
 }
 
-/// Share of the `n` items with the largest inner products that `index` finds with breadth `ef`, in `[0, 1]`: a mean over
-/// `queries`, 1 if there are none. An item that scores as much as the `n`-th one counts as found, whichever of the two it is.
-/// Cost: an exact scan for each query.
+/// Share of the `n` items of `vectors` with the largest inner products that `search` finds, in `[0, 1]`: a mean over
+/// `queries`, 1 if there are none. An item that scores as much as the `n`-th one counts as found, whichever of the two it
+/// is. Cost: an exact scan and a search for each query.
 pub fn recall_against_exact<'a>(
-    index: &HnswIndex,
     vectors: &Vectors,
     queries: impl IntoIterator<Item = &'a [f32]>,
     n: usize,
-    ef: usize,
+    mut search: impl FnMut(&[f32]) -> Vec<Scored>,
 ) -> f64 {
-    let mut scratch = SearchScratch::default();
     let (mut n_found, mut n_wanted) = (0, 0);
     for query in queries {
         let exact = search_exact(vectors, query, n, |_| true);
         let Some(last) = exact.last() else { continue };
-        let found = index.search(query, n, ef, &mut scratch);
-        n_found += found.iter().filter(|scored| scored.score >= last.score).count();
+        n_found += search(query).iter().filter(|scored| scored.score >= last.score).count();
         n_wanted += exact.len();
     }
     if n_wanted == 0 { 1.0 } else { n_found as f64 / n_wanted as f64 }

@@ -8,3 +8,4 @@ pub mod exact;
 pub mod hnsw;
 mod kernels;
 pub mod vectors;
+pub mod ials;

@@ -165,11 +165,11 @@ impl Mapped {
     }
 }
 
-/// An array that was just made, or that lies in an open file.
-#[derive(Debug)]
+/// An array that was just made, or that lies in an open file. A clone shares it.
+#[derive(Clone, Debug)]
 pub enum Array<T> {
     /// In memory.
-    Owned(Vec<T>),
+    Owned(Arc<Vec<T>>),
     /// In a file: made by `Array::mapped`.
     Mapped {
         /// The file.
@@ -180,6 +180,11 @@ pub enum Array<T> {
 }
 
 impl<T: AnyBitPattern> Array<T> {
+    /// `elements`, in memory.
+    pub fn owned(elements: Vec<T>) -> Self {
+        Self::Owned(Arc::new(elements))
+    }
+
     /// Section `index` of `file`.
     ///
     /// # Errors

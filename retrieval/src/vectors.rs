@@ -12,7 +12,8 @@ use crate::mapped::{Array, Mapped, OpenError, write_sections};
 const KIND: &[u8; 8] = b"vectors ";
 
 /// Vectors of the items of a release: `[n_items, dim]`, row-major, finite. A row of zeros is an item without a vector.
-#[derive(Debug)]
+/// A clone shares them.
+#[derive(Clone, Debug)]
 pub struct Vectors {
     rows: Array<f32>,
     n_items: usize,
@@ -50,7 +51,7 @@ impl Vectors {
         if let Some(at) = rows.iter().position(|value| !value.is_finite()) {
             return Err(VectorsError::NotFinite { item: ItemId((at / dim) as u32) });
         }
-        Ok(Self { n_items: rows.len() / dim, rows: Array::Owned(rows), dim })
+        Ok(Self { n_items: rows.len() / dim, rows: Array::owned(rows), dim })
     }
 
     /// Opens a file that `save` wrote, by memory map. Its values are trusted: the release's checksums are about them.
@@ -62,17 +63,7 @@ impl Vectors {
         let &[n_items, dim] = file.u64s(0)? else {
             return Err(file.contradiction("its shape is not made of two numbers"));
         };
-        Self::from_section(&file, 1, n_items, dim)
-    }
-
-    /// The vectors in section `index` of `file`, if its length is `n_items` x `dim`.
-    pub(crate) fn from_section(
-        file: &Arc<Mapped>,
-        index: usize,
-        n_items: u64,
-        dim: u64,
-    ) -> Result<Self, OpenError> {
-        let rows = Array::<f32>::mapped(file, index)?;
+        let rows = Array::<f32>::mapped(&file, 1)?;
         if dim == 0 || n_items.checked_mul(dim) != Some(rows.as_slice().len() as u64) {
             return Err(file.contradiction(format!("its vectors are not {n_items} x {dim}")));
         }

@@ -171,10 +171,10 @@ fn extract(
     let shape = Shape { n_items: vectors.n_items(), dim: vectors.dim(), m, layer_sizes };
     let mut layers = layers.into_iter();
     HnswIndex {
-        base: Array::Owned(layers.next().unwrap_or_default()),
-        upper: Array::Owned(layers.flatten().collect()),
-        vectors: Array::Owned(padded_rows(vectors, &node_items, shape.stride())),
-        items: Array::Owned(node_items.iter().map(|item| item.0).collect()),
+        base: Array::owned(layers.next().unwrap_or_default()),
+        upper: Array::owned(layers.flatten().collect()),
+        vectors: Array::owned(padded_rows(vectors, &node_items, shape.stride())),
+        items: Array::owned(node_items.iter().map(|item| item.0).collect()),
         shape,
     }
 }

@@ -23,15 +23,18 @@ pub struct SearchScratch {
 }
 
 impl HnswIndex {
-    /// The `n` items with the largest inner products with `query`, nearly: best first, fewer if there are not so many.
+    /// The `n` items with the largest inner products with `query` among those that `accept` lets pass, nearly: best first,
+    /// fewer if there are not so many.
     ///
     /// `ef` is the breadth of the search, at least `n`: more finds more of them, and takes longer.
-    /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products, most of them waiting for memory.
+    /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products, most of them waiting for
+    /// memory; if `accept` lets a share `p` pass, about `1 / p` times that, and never more than for the whole graph.
     pub fn search(
         &self,
         query: &[f32],
         n: usize,
         ef: usize,
+        accept: impl Fn(ItemId) -> bool,
         scratch: &mut SearchScratch,
     ) -> Vec<Scored> {
         assert_eq!(query.len(), self.dim(), "a query has as many dimensions as the items");
@@ -42,8 +45,9 @@ impl HnswIndex {
         scratch.query.extend_from_slice(query);
         scratch.query.resize(self.shape.stride(), 0.0);
         let ef = ef.max(n).min(self.n_nodes());
-        dispatch(Descent { graph: self.graph(), ef, scratch });
         let items = self.items.as_slice();
+        let accept = |node: u32| accept(ItemId(items[node as usize]));
+        dispatch(Descent { graph: self.graph(), ef, accept, scratch });
         let scored = |Reverse(ranked): Reverse<Ranked>| Scored {
             item: ItemId(items[ranked.node() as usize]),
             score: ranked.score(),
@@ -88,20 +92,21 @@ fn neighbours(layer: &[u32], width: usize, node: u32) -> impl Iterator<Item = u3
 }
 
 /// A search from the top of the graph to its lowest layer, which leaves its results in `scratch.best`.
-struct Descent<'a> {
+struct Descent<'a, A> {
     graph: Graph<'a>,
     ef: usize,
+    accept: A,
     scratch: &'a mut SearchScratch,
 }
 
-impl Kernel for Descent<'_> {
+impl<A: Fn(u32) -> bool> Kernel for Descent<'_, A> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { graph, ef, scratch } = self;
+        let Self { graph, ef, accept, scratch } = self;
         let start = climb(&graph, &scratch.query);
-        search_base(&graph, start, ef, scratch);
+        search_base(&graph, start, ef, accept, scratch);
     }
 }
 
@@ -125,7 +130,13 @@ fn climb(graph: &Graph<'_>, query: &[f32]) -> Ranked {
 
 /// Follows the best open node of the lowest layer until none can be among the best `ef`.
 #[inline(always)]
-fn search_base(graph: &Graph<'_>, start: Ranked, ef: usize, scratch: &mut SearchScratch) {
+fn search_base(
+    graph: &Graph<'_>,
+    start: Ranked,
+    ef: usize,
+    accept: impl Fn(u32) -> bool,
+    scratch: &mut SearchScratch,
+) {
     let SearchScratch { query, visited, open, best, fresh } = scratch;
     let n_nodes = graph.vectors.len() / graph.stride;
     visited.start(n_nodes);
@@ -133,8 +144,10 @@ fn search_base(graph: &Graph<'_>, start: Ranked, ef: usize, scratch: &mut Search
     open.clear();
     best.clear();
     open.push(start);
-    best.push(Reverse(start));
-    let mut worst = if ef == 1 { start } else { Ranked::WORST };
+    let mut worst = Ranked::WORST;
+    if accept(start.node()) {
+        worst = keep(best, start, ef);
+    }
     while let Some(next) = open.pop() {
         if next < worst {
             break;
@@ -150,7 +163,9 @@ fn search_base(graph: &Graph<'_>, start: Ranked, ef: usize, scratch: &mut Search
             let ranked = Ranked::new(dot_lanes(query, graph.vector(node)), node);
             if ranked > worst {
                 open.push(ranked);
-                worst = keep(best, ranked, ef);
+                if accept(node) {
+                    worst = keep(best, ranked, ef);
+                }
             }
         }
         if let Some(next) = open.peek() {
