@@ -1,1 +1,20 @@
-//! engine
+//! The one place where the stages meet: retrieve, rank, re-rank.
+//!
+//! The server, the nightly batch and the evaluation all call [`pipeline::Pipeline::recommend`]; training asks the same
+//! pipeline for the candidates that it learns from.
+
+pub mod config;
+mod defaults;
+
+pub mod pipeline;
+mod slate;
+
+pub mod release;
+mod seen;
+pub mod shelf;
+
+pub mod ask;
+pub mod clock;
+pub mod precompute;
+pub mod state;
+pub mod training;

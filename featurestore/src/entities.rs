@@ -282,6 +282,14 @@ impl Entities {
         &self.columns[position]
     }
 
+    /// The code of `value` in the category field called `field`, if something has it.
+    pub fn code(&self, field: &str, value: &str) -> Option<u32> {
+        match &self.columns[self.field(field)?] {
+            Column::Category { values, .. } => values.0.get(value),
+            _ => None,
+        }
+    }
+
     /// How many fields there are.
     pub fn n_fields(&self) -> usize {
         self.fields.len()

@@ -13,6 +13,7 @@ pub mod schema;
 pub mod entities;
 pub mod history;
 pub mod log;
+pub mod infer;
 pub mod readers;
 
 pub mod board;

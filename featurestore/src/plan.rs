@@ -67,7 +67,12 @@ pub struct FeaturePlan {
     /// The lists of best items that are kept.
     pub boards: Vec<(BoardSpec, SlotId)>,
     features: Vec<(usize, Formula)>,
+    n_event_types: usize,
 }
+
+/// Where the counts of each event type begin in a record of scope user x item: [`PlanBuilder::new`] lays them out
+/// behind the reference time and the time of the last event.
+const PAIR_TYPES: usize = 2;
 
 /// Builds a [`FeaturePlan`] from features and from what retrieval sources need.
 pub struct PlanBuilder<'a> {
@@ -80,7 +85,8 @@ pub struct PlanBuilder<'a> {
 impl<'a> PlanBuilder<'a> {
     /// Nothing is remembered yet.
     pub fn new(schema: &'a Schema) -> Self {
-        let mut plan = FeaturePlan::default();
+        let n_event_types = schema.events.len();
+        let mut plan = FeaturePlan { n_event_types, ..FeaturePlan::default() };
         // What every engine needs: when an item first appeared, and how much a user did with it.
         plan.item.slot(Slot { event: None, op: SlotOp::First });
         plan.user.slot(Slot { event: None, op: SlotOp::Last });
@@ -312,6 +318,21 @@ pub struct FeatureScratch {
 }
 
 impl FeaturePlan {
+    /// For each event type the number of events in a record of scope user x item.
+    pub fn counts_by_type<'r>(&self, record: &'r [f64]) -> impl Iterator<Item = f64> + 'r {
+        record[PAIR_TYPES..].chunks(2).take(self.n_event_types).map(|slots| slots[0])
+    }
+
+    /// For each event type the time of the last event in a record of scope user x item, NaN if there was none.
+    pub fn last_by_type<'r>(&self, record: &'r [f64]) -> impl Iterator<Item = f64> + 'r {
+        record[PAIR_TYPES..].chunks(2).take(self.n_event_types).map(|slots| slots[1])
+    }
+
+    /// Time of the last event in a record of scope user x item.
+    pub fn last_time(&self, record: &[f64]) -> f64 {
+        record[1]
+    }
+
     /// Positions of the item fields whose values features read.
     pub fn item_fields_read(&self) -> impl Iterator<Item = usize> {
         self.features.iter().filter_map(|(_, formula)| match formula {

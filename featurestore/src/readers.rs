@@ -14,9 +14,10 @@ mod parquet;
 
 pub use import::{Content, Import, ImportError, Imported, Input, MAX_BAD_LISTED};
 pub use mapping::{
-    ColumnMap, ItemMap, TimeUnit, UserMap, event_from_row, field_value, id_text, item_from_row,
-    user_from_row,
+    ColumnMap, ImportMaps, ItemMap, TimeUnit, UserMap, event_from_row, field_value, id_text,
+    item_from_row, user_from_row,
 };
+pub(crate) use mapping::{printed, time_value};
 
 use std::fmt;
 use std::io;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::schema::nearest_name;
 use crate::value::Value;
 
 /// Longest row of a text file, in bytes.
@@ -190,11 +192,8 @@ pub enum ReadError {
 }
 
 fn nearest(column: &str, columns: &[String]) -> String {
-    let distance = |name: &&String| strsim::damerau_levenshtein(name, column);
-    match columns.iter().min_by_key(distance).filter(|name| distance(name) <= 3) {
-        Some(name) => format!(" (is it {name:?}?)"),
-        None => String::new(),
-    }
+    let nearest = nearest_name(column, columns.iter().map(String::as_str));
+    nearest.map(|name| format!(" (did you mean {name:?}?)")).unwrap_or_default()
 }
 
 /// The rows of a file, in its order. A `ReadError` is the last thing that comes.

@@ -9,3 +9,5 @@ pub mod hnsw;
 mod kernels;
 pub mod vectors;
 pub mod ials;
+pub mod models;
+pub mod sources;

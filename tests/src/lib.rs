@@ -1,1 +1,12 @@
-//! tests
+//! The product from outside: what its tests share.
+//!
+//! A [`Shop`] is a small made-up event log with its catalogue. A [`Project`] is an empty temporary folder in which the
+//! built binary is run, and a [`Server`] is that binary serving it.
+
+mod project;
+mod server;
+mod shop;
+
+pub use project::{Project, Ran, binary};
+pub use server::{Answer, Server};
+pub use shop::{Shop, ShopEvent};

@@ -59,7 +59,7 @@ impl CsvRows {
         }
         let (file, columns) = (Arc::clone(self.lines.file()), Arc::clone(&self.columns));
         let row = Row { file, line, columns, values };
-        match row.values.iter().position(|value| is_replaced(value)) {
+        match row.values.iter().position(is_replaced) {
             Some(i) => Err(row.bad(&row.columns[i].name, Some(&row.values[i]), "is not UTF-8")),
             None => Ok(row),
         }

@@ -118,5 +118,5 @@ fn value(json: Json) -> Result<Value, String> {
 /// Numbers become a vector, anything else a list of texts; elements that are null are left out.
 fn list(elements: Vec<Json>) -> Result<Value, String> {
     let values: Vec<Value> = elements.into_iter().map(value).collect::<Result<_, _>>()?;
-    mapping::list(values)
+    Ok(mapping::list(values)?)
 }

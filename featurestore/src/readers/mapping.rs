@@ -151,6 +151,21 @@ impl UserMap {
     }
 }
 
+/// Which columns of which files hold what: `[import]` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportMaps {
+    /// Of files of events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<ColumnMap>,
+    /// Of files of items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<ItemMap>,
+    /// Of files of users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<UserMap>,
+}
+
 /// The event in `row`. Values that are missing are absent.
 ///
 /// # Errors
@@ -262,12 +277,12 @@ fn time(row: &Row, column: &str, unit: TimeUnit) -> Result<Option<Timestamp>, Ba
     Ok(Some(time))
 }
 
-fn time_value(value: &Value, unit: TimeUnit) -> Result<Timestamp, Reason> {
+pub(crate) fn time_value(value: &Value, unit: TimeUnit) -> Result<Timestamp, Reason> {
     let time = match value {
         Value::Number(number) => unit.time(*number),
         Value::Text(text) => match text.trim().parse() {
             Ok(number) => unit.time(number),
-            Err(_) => Timestamp::parse(text).ok(),
+            Err(_) => Timestamp::parse(text.trim().trim_end_matches(" UTC")).ok(),
         },
         _ => None,
     };
@@ -389,7 +404,7 @@ pub(super) fn whole_number(number: i64) -> Value {
 }
 
 /// A list: of numbers a vector, of anything else texts. Nulls are left out; an empty list is `Null`.
-pub(super) fn list(values: Vec<Value>) -> Result<Value, String> {
+pub(super) fn list(values: Vec<Value>) -> Result<Value, &'static str> {
     let values: Vec<Value> = values.into_iter().filter(|value| *value != Value::Null).collect();
     if values.is_empty() {
         return Ok(Value::Null);
@@ -398,7 +413,7 @@ pub(super) fn list(values: Vec<Value>) -> Result<Value, String> {
         return Ok(Value::Vector(numbers));
     }
     let text = |value: &Value| match value {
-        Value::Texts(_) | Value::Vector(_) => Err("is a list of lists".to_owned()),
+        Value::Texts(_) | Value::Vector(_) => Err("is a list of lists"),
         scalar => Ok(printed_whole(scalar).into()),
     };
     values.iter().map(text).collect::<Result<_, _>>().map(Value::Texts)
@@ -428,7 +443,7 @@ fn printed_whole(value: &Value) -> String {
 }
 
 /// The beginning of `value`, for a message.
-pub(super) fn printed(value: &Value) -> String {
+pub(crate) fn printed(value: &Value) -> String {
     let text = printed_whole(value);
     match text.char_indices().nth(PRINTED_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -11,6 +11,7 @@ use super::lines::Lines;
 use super::{BadRow, ColumnMap, ReadError, Row, event_from_row, id_text};
 use crate::event::NamedEvent;
 use crate::log::{ItemRecord, Record, UserRecord};
+use crate::schema::{EventType, FieldKind, Schema};
 use crate::time::Timestamp;
 use crate::value::{Fields, Value};
 
@@ -47,13 +48,36 @@ const N_ITEM_COLUMNS: usize = 5 + GENRES.len();
 const N_USER_COLUMNS: usize = 5;
 const N_RATING_COLUMNS: usize = 4;
 
+/// What the records mean. That somebody rated an item at all says that it was watched.
+pub fn schema() -> Schema {
+    let event_type = |weight, label| EventType { weight, label };
+    let fields = |fields: &[(&str, FieldKind)]| {
+        fields.iter().map(|(name, kind)| (name.to_string(), *kind)).collect()
+    };
+    Schema {
+        events: [(LIKE, event_type(1.0, 1)), (RATE, event_type(0.25, 0))]
+            .map(|(name, event_type)| (name.to_owned(), event_type))
+            .into(),
+        item_fields: fields(&[
+            ("title", FieldKind::Text),
+            ("year", FieldKind::Number),
+            ("genres", FieldKind::Category),
+        ]),
+        user_fields: fields(&[
+            ("age", FieldKind::Number),
+            ("gender", FieldKind::Category),
+            ("occupation", FieldKind::Category),
+        ]),
+    }
+}
+
 /// The records of one file, in its order.
 pub struct MovieLens {
     rows: Rows,
 }
 
 enum Rows {
-    Ratings(CsvRows, ColumnMap),
+    Ratings(CsvRows, Box<ColumnMap>),
     Movies(CsvRows),
     Plain(Lines, Table),
 }
@@ -128,15 +152,15 @@ fn table(path: &Path, line: &[u8]) -> Result<Table, ReadError> {
     })
 }
 
-fn rating_columns() -> ColumnMap {
-    ColumnMap {
+fn rating_columns() -> Box<ColumnMap> {
+    Box::new(ColumnMap {
         user: Some("userId".into()),
         item: "movieId".into(),
         time: "timestamp".into(),
         value: Some("rating".into()),
         default_kind: Some(RATE.into()),
         ..ColumnMap::default()
-    }
+    })
 }
 
 impl Iterator for MovieLens {

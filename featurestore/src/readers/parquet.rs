@@ -350,27 +350,44 @@ fn decode_as<T: DataType>(
         &mut stored,
     )?;
     let mut stored = stored.iter();
-    let mut rows: Vec<Value> = Vec::with_capacity(n_rows);
-    let mut list = Vec::new();
-    for level in 0..n_levels {
-        let is_there = leaf.max_def_level == 0 || def_levels[level] == leaf.max_def_level;
-        let value = match is_there.then(|| stored.next()).flatten() {
-            Some(value) => convert(value),
-            None => Ok(Value::Null),
-        };
-        let value = value.unwrap_or_else(|reason| {
-            bad.push((rows.len(), reason));
-            Value::Null
-        });
-        if !leaf.is_list {
-            rows.push(value);
-            continue;
+    let is_there = |level| leaf.max_def_level == 0 || def_levels[level] == leaf.max_def_level;
+    let elements = (0..n_levels).map(|level| {
+        let element = if is_there(level) { stored.next() } else { None };
+        element.map_or(Ok(Value::Null), &convert)
+    });
+    if leaf.is_list {
+        return Ok(lists(elements, &rep_levels, n_rows, bad));
+    }
+    let row = |(row, element)| settled(element, row, bad);
+    Ok(elements.enumerate().map(row).collect())
+}
+
+/// `element`, or `Null` and a note if it cannot be had.
+fn settled(element: Result<Value, &'static str>, row: usize, bad: &mut Bad) -> Value {
+    element.unwrap_or_else(|reason| {
+        bad.push((row, reason));
+        Value::Null
+    })
+}
+
+/// The elements of `n_rows` lists, each of which begins where the repetition level is 0.
+fn lists(
+    elements: impl Iterator<Item = Result<Value, &'static str>>,
+    rep_levels: &[i16],
+    n_rows: usize,
+    bad: &mut Bad,
+) -> Vec<Value> {
+    let mut lists: Vec<Vec<Value>> = Vec::with_capacity(n_rows);
+    for (element, rep_level) in elements.zip(rep_levels) {
+        if *rep_level == 0 {
+            lists.push(Vec::new());
         }
-        list.push(value);
-        let is_last = rep_levels.get(level + 1).is_none_or(|next| *next == 0);
-        if is_last {
-            rows.push(mapping::list(std::mem::take(&mut list)).unwrap_or(Value::Null));
+        let row = lists.len().saturating_sub(1);
+        let element = settled(element, row, bad);
+        if let Some(list) = lists.last_mut() {
+            list.push(element);
         }
     }
-    Ok(rows)
+    let list = |(row, list)| settled(mapping::list(list), row, bad);
+    lists.into_iter().enumerate().map(list).collect()
 }

@@ -1,0 +1,557 @@
+//! One `cascade.toml`: read, checked, and filled up with defaults that follow from the data's schema.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use featurestore::history::GroupBy;
+use featurestore::schema::{
+    EventType, Feature, FeatureEntry, FeatureError, FieldKind, MAX_EVENT_TYPES, nearest_name,
+};
+use featurestore::{Schema, Span};
+use ranking::lightgbm::LightGbmConfig;
+use reranking::{KnownFields, RerankConfig};
+use retrieval::item_item::{CoVisitation, CosineItems};
+use retrieval::sources::{SourceEntry, SourceKind};
+use serde::{Deserialize, Serialize};
+
+use crate::defaults;
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Folder of the event log, the releases and the snapshots; relative to the configuration file.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Where the state lives.
+    #[serde(default)]
+    pub store: StoreConfig,
+    /// What users do.
+    #[serde(default)]
+    pub events: BTreeMap<String, EventType>,
+    /// Fields of items.
+    #[serde(default)]
+    pub items: EntityConfig,
+    /// Fields of users.
+    #[serde(default)]
+    pub users: EntityConfig,
+    /// How files are read: which column is what.
+    #[serde(default)]
+    pub import: toml::Table,
+    /// Inputs of the ranker; left out: derived from events and fields.
+    #[serde(default)]
+    pub features: Vec<FeatureEntry>,
+    /// Placements by name; left out: one called `home`.
+    #[serde(default)]
+    pub scenarios: BTreeMap<String, Scenario>,
+    /// How a release is trained.
+    #[serde(default)]
+    pub training: Training,
+    /// How a release is judged.
+    #[serde(default)]
+    pub evaluation: Evaluation,
+    /// How the HTTP server behaves.
+    #[serde(default)]
+    pub server: ServerConfig,
+}
+
+fn default_data_dir() -> PathBuf {
+    "cascade-data".into()
+}
+
+/// Where the state lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// The kind of store.
+    #[serde(default)]
+    pub kind: StoreKind,
+}
+
+/// The kinds of stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// In the memory of the server.
+    #[default]
+    Embedded,
+}
+
+/// Fields of items or users.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntityConfig {
+    /// Type of each field.
+    #[serde(default)]
+    pub fields: BTreeMap<String, FieldKind>,
+}
+
+/// A named placement.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scenario {
+    /// What proposes candidates; left out: a default set.
+    pub sources: Vec<SourceEntry>,
+    /// Most candidates that are ranked.
+    pub candidates: usize,
+    /// How many of the ranked ones are re-ranked.
+    pub top: usize,
+    /// Time that a request and its stages may take.
+    pub budget: Budget,
+    /// Rules of the last stage.
+    pub rerank: RerankConfig,
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            sources: Vec::new(),
+            candidates: 1_000,
+            top: 100,
+            budget: Budget::default(),
+            rerank: RerankConfig::default(),
+        }
+    }
+}
+
+/// Milliseconds that a request and its stages may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// All stages together.
+    pub total_ms: u32,
+    /// Retrieval and filters.
+    pub retrieve_ms: u32,
+    /// Features and scores.
+    pub rank_ms: u32,
+    /// Rules and diversity.
+    pub rerank_ms: u32,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { total_ms: 80, retrieve_ms: 20, rank_ms: 50, rerank_ms: 10 }
+    }
+}
+
+/// How a release is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Start of every random sequence.
+    pub seed: u64,
+    /// Length of the latest part of the data, by which the gate judges.
+    pub gate: Span,
+    /// Length of the part before it, by which the ranker's number of trees is chosen.
+    pub early_stop: Span,
+    /// Length of the part before that, from which the ranker learns.
+    pub labels: Span,
+    /// A part is made longer until it has so many questions, but never above a sixth of all events.
+    pub min_questions: usize,
+    /// Most questions that the ranker learns from; of more, an even sample is taken.
+    pub max_questions: usize,
+    /// Negatives for each positive, 4 to 10.
+    pub negatives: usize,
+    /// Dimensions of the embedding.
+    pub dim: usize,
+    /// Rounds of the embedding's training.
+    pub embedding_epochs: usize,
+    /// Weight of what was not observed, against 1 for what was.
+    pub embedding_alpha: f64,
+    /// Strength of the embedding's regularisation.
+    pub embedding_lambda: f64,
+    /// What is done together.
+    pub co_visitation: CoVisitation,
+    /// What is done by the same users.
+    pub cosine: CosineItems,
+    /// The ranker.
+    pub ranker: LightGbmConfig,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Self {
+            seed: 7,
+            gate: Span::days(7),
+            early_stop: Span::days(7),
+            labels: Span::days(28),
+            min_questions: 1_500,
+            max_questions: 15_000,
+            negatives: 8,
+            dim: 64,
+            embedding_epochs: 12,
+            embedding_alpha: 0.1,
+            embedding_lambda: 0.003,
+            co_visitation: CoVisitation {
+                window: Span::days(14),
+                max_steps: 4,
+                half_life: Some(Span::days(120)),
+                ..CoVisitation::default()
+            },
+            cosine: CosineItems { half_life: Some(Span::days(180)), ..CosineItems::default() },
+            ranker: LightGbmConfig {
+                n_trees: 500,
+                learning_rate: 0.06,
+                n_leaves: 31,
+                min_data_in_leaf: 50,
+                feature_fraction: 0.6,
+                bagging_fraction: 0.8,
+                bagging_freq: 1,
+                lambda_l2: 5.0,
+                early_stopping_rounds: Some(40),
+                eval_at: 10,
+                truncation_level: 20,
+                ..LightGbmConfig::default()
+            },
+        }
+    }
+}
+
+/// How a release is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Evaluation {
+    /// What one question is made of; left out: sessions if the data has them, else single events.
+    pub group_by: Option<GroupBy>,
+    /// Cut-offs.
+    pub k: Vec<usize>,
+    /// Resamples of an interval.
+    pub resamples: usize,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self { group_by: None, k: vec![5, 10, 20], resamples: 1_000 }
+    }
+}
+
+/// When the event log is flushed to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Before an event is acknowledged.
+    Always,
+    /// Every second: a power cut may lose the last one.
+    #[default]
+    Interval,
+    /// When the system sees fit.
+    Never,
+}
+
+/// How the HTTP server behaves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Address and port; port 0 takes a free one.
+    pub listen: String,
+    /// When the event log is flushed.
+    pub fsync: Fsync,
+    /// Threads that run the pipeline; 0: one for each core.
+    pub workers: usize,
+    /// Requests that may wait for a thread; further ones are refused with 429.
+    pub queue: usize,
+    /// Largest body of `/v1/recommend` in bytes.
+    pub max_body_bytes: usize,
+    /// Largest body of `/v1/events` in bytes.
+    pub max_events_bytes: usize,
+    /// Impressions are kept for so long.
+    pub keep_impressions: Span,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            fsync: Fsync::default(),
+            workers: 0,
+            queue: 256,
+            max_body_bytes: 64 * 1024,
+            max_events_bytes: 4 * 1024 * 1024,
+            keep_impressions: Span::days(30),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}; `cascade init` writes one from your files", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("{}", .0)]
+    Parse(Misplaced),
+    /// A value is not possible.
+    #[error("{}: `{key}` is {value}: {reason}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        key: String,
+        /// What stands there.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A feature cannot be computed.
+    #[error("{}: {source}", path.display())]
+    Feature {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FeatureError,
+    },
+}
+
+/// A place in a configuration file and what is wrong there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misplaced {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column, from 1.
+    pub column: usize,
+    /// What stands there.
+    pub value: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// The known name that is most like it.
+    pub nearest: Option<String>,
+}
+
+impl fmt::Display for Misplaced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, column, value, message, nearest } = self;
+        write!(f, "{}:{line}:{column}: at `{value}`: {message}", path.display())?;
+        match nearest {
+            Some(name) => write!(f, "; did you mean `{name}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks the configuration in the file at `path`; a relative `data_dir` is taken from its folder.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has an unknown key or a wrong type, or a value is not possible: with the place.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let mut config = Self::parse(&text, path)?;
+        if let Some(folder) = path.parent() {
+            config.data_dir = folder.join(&config.data_dir);
+        }
+        Ok(config)
+    }
+
+    /// The configuration written in `text`; `path` is only named in errors.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = toml::from_str(text)
+            .map_err(|error| ConfigError::Parse(misplaced(&error, text, path)))?;
+        config.fill_up();
+        config.check(path)?;
+        Ok(config)
+    }
+
+    /// Event types and fields.
+    pub fn schema(&self) -> Schema {
+        Schema {
+            events: self.events.clone(),
+            item_fields: self.items.fields.clone(),
+            user_fields: self.users.fields.clone(),
+        }
+    }
+
+    /// The inputs of the ranker in the order of its columns.
+    ///
+    /// # Errors
+    /// If a declared feature cannot be computed.
+    pub fn resolved_features(&self) -> Result<Vec<Feature>, FeatureError> {
+        let schema = self.schema();
+        self.features.iter().map(|entry| entry.resolve(&schema)).collect()
+    }
+
+    /// The sources of all scenarios, each once, in the order of their names in the configuration.
+    pub fn sources(&self) -> Vec<SourceEntry> {
+        let mut sources: Vec<SourceEntry> = Vec::new();
+        for entry in self.scenarios.values().flat_map(|scenario| &scenario.sources) {
+            if !sources.iter().any(|known| known.name() == entry.name()) {
+                sources.push(entry.clone());
+            }
+        }
+        sources
+    }
+
+    /// The scenario that the ranker is trained on and that a request without one gets: `home`, or else the first.
+    pub fn main_scenario(&self) -> &str {
+        let first = self.scenarios.keys().next().expect("there is always a scenario");
+        if self.scenarios.contains_key("home") { "home" } else { first }
+    }
+
+    fn fill_up(&mut self) {
+        if self.scenarios.is_empty() {
+            self.scenarios.insert("home".into(), Scenario::default());
+        }
+        let schema = self.schema();
+        for scenario in self.scenarios.values_mut() {
+            if scenario.sources.is_empty() {
+                scenario.sources = defaults::sources(&schema);
+            }
+        }
+        if self.features.is_empty() {
+            self.features = defaults::features(&schema, &self.sources());
+        }
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let value = |key: &str, value: String, reason: &str| ConfigError::Value {
+            path: path.into(),
+            key: key.into(),
+            value,
+            reason: reason.into(),
+        };
+        if self.events.len() > MAX_EVENT_TYPES {
+            return Err(value("events", self.events.len().to_string(), "at most 64 types"));
+        }
+        for (name, event) in &self.events {
+            if !(0.0..=1e6).contains(&event.weight) {
+                let key = format!("events.{name}.weight");
+                return Err(value(&key, event.weight.to_string(), "must be from 0 to 1e6"));
+            }
+            if event.label > 31 {
+                let key = format!("events.{name}.label");
+                return Err(value(&key, event.label.to_string(), "must be from 0 to 31"));
+            }
+        }
+        if !(4..=10).contains(&self.training.negatives) {
+            let negatives = self.training.negatives.to_string();
+            return Err(value("training.negatives", negatives, "must be from 4 to 10"));
+        }
+        if !(1..=1_024).contains(&self.training.dim) {
+            return Err(value(
+                "training.dim",
+                self.training.dim.to_string(),
+                "must be from 1 to 1024",
+            ));
+        }
+        self.check_scenarios(&value)?;
+        self.check_features(path)
+    }
+
+    fn check_scenarios(
+        &self,
+        value: &dyn Fn(&str, String, &str) -> ConfigError,
+    ) -> Result<(), ConfigError> {
+        let schema = self.schema();
+        let of_kind = |kind| schema.item_fields_of(kind).collect::<Vec<_>>();
+        let events: Vec<&str> = schema.events.keys().map(String::as_str).collect();
+        let known = KnownFields {
+            categories: &of_kind(FieldKind::Category),
+            times: &of_kind(FieldKind::Time),
+            events: &events,
+        };
+        for (name, scenario) in &self.scenarios {
+            if scenario.candidates == 0 || scenario.candidates > 100_000 {
+                let key = format!("scenarios.{name}.candidates");
+                return Err(value(
+                    &key,
+                    scenario.candidates.to_string(),
+                    "must be from 1 to 100000",
+                ));
+            }
+            for source in &scenario.sources {
+                let key = format!("scenarios.{name}.sources");
+                source.check(&schema).map_err(|reason| value(&key, source.name(), &reason))?;
+            }
+            let rerank = scenario.rerank.validate(&known);
+            let key = format!("scenarios.{name}.rerank");
+            rerank.map_err(|reason| value(&key, "not possible".into(), &reason.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn check_features(&self, path: &Path) -> Result<(), ConfigError> {
+        let fail = |source| ConfigError::Feature { path: path.into(), source };
+        let features = self.resolved_features().map_err(fail)?;
+        let mut names: Vec<&str> = features.iter().map(|feature| feature.name.as_str()).collect();
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(fail(FeatureError::Twice { feature: pair[0].to_owned() })),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where `error` is in `text`, and the name that was probably meant.
+fn misplaced(error: &toml::de::Error, text: &str, path: &Path) -> Misplaced {
+    let span = error.span().unwrap_or(0..0);
+    let before = &text[..span.start.min(text.len())];
+    let value: String =
+        text.get(span).unwrap_or("").lines().next().unwrap_or("").chars().take(60).collect();
+    let message = error.message().to_owned();
+    // serde lists the names that it knows between backticks, the unknown one first.
+    let mut names = message.split('`').skip(1).step_by(2);
+    let unknown = if message.starts_with("unknown") { names.next() } else { None };
+    let nearest = unknown.and_then(|name| nearest_name(name, names));
+    Misplaced {
+        path: path.into(),
+        line: before.matches('\n').count() + 1,
+        column: before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1,
+        value,
+        message,
+        nearest,
+    }
+}
+
+/// Whether `sources` has one of the kind.
+pub(crate) fn has_kind(sources: &[SourceEntry], kind: SourceKind) -> bool {
+    sources.iter().any(|source| source.kind == kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> String {
+        Config::parse(text, Path::new("cascade.toml")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_misspelt_key_is_placed_and_answered_with_the_nearest() {
+        let message = error("data_dir = \"x\"\n[scenarios.home]\ncandidats = 5\n");
+        assert!(
+            message.starts_with("cascade.toml:3:1: at `candidats`: unknown field"),
+            "{message}"
+        );
+        assert!(message.ends_with("did you mean `candidates`?"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_placed() {
+        let message = error("[events.view]\nweight = \"much\"\n");
+        assert!(message.starts_with("cascade.toml:2:10: at `\"much\"`"), "{message}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let message = error("[training]\nnegatives = 1\n");
+        assert_eq!(message, "cascade.toml: `training.negatives` is 1: must be from 4 to 10");
+    }
+
+    #[test]
+    fn an_empty_configuration_has_a_scenario_with_sources() {
+        let config = Config::parse("", Path::new("cascade.toml")).unwrap();
+        assert!(!config.scenarios["home"].sources.is_empty());
+    }
+}

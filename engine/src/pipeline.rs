@@ -1,0 +1,479 @@
+//! The one place where the stages meet: retrieve, rank, re-rank. The server, the nightly batch and the evaluation all
+//! call [`Pipeline::recommend`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use featurestore::plan::FeatureScratch;
+use featurestore::schema::{Aggregate, FeatureKind, RequestConstant, SimilarityBy, TimePart};
+use featurestore::store::UserView;
+use featurestore::time::DAY_MS;
+use featurestore::{EmbeddedStore, ItemId, Scored, Timestamp, UserId, keep_best};
+use reranking::{Lookup, Reranked, Rules, rerank};
+use retrieval::merge::{Candidates, merge};
+use retrieval::sources::{Ask, SourceScratch};
+use rustc_hash::FxHashSet;
+
+use crate::release::{Release, ScenarioPlan};
+use crate::slate::SlateColumns;
+
+/// A question to the engine.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Who asks; `None`: nothing is known about the user.
+    pub user: Option<UserId>,
+    /// The time that it is.
+    pub now: Timestamp,
+    /// How many items are wanted.
+    pub n: usize,
+    /// Items that must not be shown.
+    pub exclude: Vec<ItemId>,
+    /// Start of the random sequence of exploration.
+    pub seed: u64,
+    /// When the answer must be there; `None`: take the time that it takes.
+    pub deadline: Option<Instant>,
+}
+
+/// Why an item was kept out by the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refused {
+    /// It is hidden, expired or not published yet.
+    Unavailable,
+    /// The request excludes it.
+    Excluded,
+    /// The user has seen it.
+    Seen,
+}
+
+/// A step down the ladder that an answer took to keep its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Degraded {
+    /// Only the first trees of the ranker were asked.
+    FewerTrees,
+    /// The candidates are in the order of their sources.
+    Unranked,
+}
+
+impl Degraded {
+    /// Its name in answers and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FewerTrees => "fewer_trees",
+            Self::Unranked => "unranked",
+        }
+    }
+}
+
+/// How long each stage took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Reading the user, sources, merging, filters.
+    pub retrieve: Duration,
+    /// Features and scores.
+    pub rank: Duration,
+    /// Rules and diversity.
+    pub rerank: Duration,
+}
+
+impl Timing {
+    /// All stages together.
+    pub fn total(&self) -> Duration {
+        self.retrieve + self.rank + self.rerank
+    }
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What to show, best first, and what the rules moved or dropped.
+    pub slate: Reranked,
+    /// How many candidates each source proposed, in the order of the scenario's sources.
+    pub proposed: Vec<usize>,
+    /// Steps down the ladder.
+    pub degraded: Vec<Degraded>,
+    /// Whether nothing was known about the user.
+    pub cold_user: bool,
+    /// How long each stage took.
+    pub timing: Timing,
+}
+
+/// Room for one request, kept from request to request. After a request it holds what each stage made.
+#[derive(Default)]
+pub struct Scratch {
+    sources: SourceScratch,
+    features: FeatureScratch,
+    /// The candidates of the last request.
+    pub candidates: Candidates,
+    /// Their features, column-major `[n_features, n_candidates]`.
+    pub columns: Vec<f32>,
+    scores: Vec<f32>,
+    /// The ranked candidates of the last request, best first, cut at the scenario's `top`.
+    pub ranked: Vec<Scored>,
+    refused: FxHashSet<ItemId>,
+}
+
+/// A release with the state that it answers from.
+pub struct Pipeline {
+    release: Arc<Release>,
+    store: Arc<EmbeddedStore>,
+    /// The rules of each scenario, in the store's ids.
+    rules: BTreeMap<String, Rules>,
+}
+
+/// Part of the ranker's trees that is asked when time is short.
+const FEWER_TREES: f64 = 0.2;
+
+impl Pipeline {
+    /// Answers with `release` from the state in `store`, which must have been made for the release's plan.
+    pub fn new(release: Arc<Release>, store: Arc<EmbeddedStore>) -> Self {
+        let resolve = |scenario: &ScenarioPlan| {
+            store.view(|view| {
+                let items = view.items();
+                let item = |name: &str| items.names().get(name).map(ItemId);
+                let code = |field: &str, value: &str| items.code(field, value);
+                scenario.rerank.resolve(Lookup { item: &item, code: &code }).0
+            })
+        };
+        let rules =
+            release.scenarios.iter().map(|(name, plan)| (name.clone(), resolve(plan))).collect();
+        Self { release, store, rules }
+    }
+
+    /// The release that answers.
+    pub fn release(&self) -> &Arc<Release> {
+        &self.release
+    }
+
+    /// The state that it answers from.
+    pub fn store(&self) -> &Arc<EmbeddedStore> {
+        &self.store
+    }
+
+    /// The items to show. `scenario`: one of the release's.
+    pub fn recommend(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        scratch: &mut Scratch,
+    ) -> Answer {
+        let started = Instant::now();
+        let user = self.store.read_user(query.user);
+        let proposed = self.retrieve(scenario, query, &user, scratch);
+        let retrieved = Instant::now();
+        let degraded = self.rank(scenario, query, &user, scratch);
+        let ranked = Instant::now();
+        let slate = self.rerank(scenario, query, scratch);
+        let timing = Timing {
+            retrieve: retrieved - started,
+            rank: ranked - retrieved,
+            rerank: ranked.elapsed(),
+        };
+        Answer { slate, proposed, degraded, cold_user: user.state.recent.is_empty(), timing }
+    }
+
+    /// The candidates of `query` with their features, as the ranker is trained on them.
+    pub fn candidates(&self, scenario: &ScenarioPlan, query: &Query, scratch: &mut Scratch) {
+        let user = self.store.read_user(query.user);
+        self.retrieve(scenario, query, &user, scratch);
+        self.compute_features(scenario, query, &user, scratch);
+    }
+
+    /// The best `n` items of each source alone, in the order of the scenario's sources: what a single source would
+    /// have answered. Call it right after the candidates were retrieved for the same query.
+    pub fn source_lists(
+        &self,
+        scenario: &ScenarioPlan,
+        n: usize,
+        scratch: &Scratch,
+    ) -> Vec<Vec<ItemId>> {
+        let candidates = &scratch.candidates;
+        let list = |source: usize| {
+            let ranks =
+                &candidates.ranks[source * candidates.items.len()..][..candidates.items.len()];
+            let proposed = ranks.iter().zip(&candidates.items).filter(|(rank, _)| !rank.is_nan());
+            let mut items: Vec<Scored> =
+                proposed.map(|(rank, item)| Scored { item: *item, score: -rank }).collect();
+            keep_best(&mut items, n);
+            items.into_iter().map(|scored| scored.item).collect()
+        };
+        (0..scenario.sources.len()).map(list).collect()
+    }
+
+    /// Why `item` may not be shown to the user of `query`, if it may not.
+    pub fn refusal(&self, scenario: &ScenarioPlan, query: &Query, item: ItemId) -> Option<Refused> {
+        let user = self.store.read_user(query.user);
+        if query.exclude.contains(&item) {
+            return Some(Refused::Excluded);
+        }
+        if self.has_seen(scenario, query, &user, item) {
+            return Some(Refused::Seen);
+        }
+        let available = self.store.view(|view| view.items().is_available(item.0, query.now));
+        (!available).then_some(Refused::Unavailable)
+    }
+
+    fn has_seen(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        item: ItemId,
+    ) -> bool {
+        let Some(rule) = &scenario.hide_seen else { return false };
+        let plan = self.store.plan();
+        let Some(record) = user.state.items.get(item, &plan.user_item) else { return false };
+        rule.hides(plan.last_by_type(record), query.now)
+    }
+
+    /// Millions to a thousand: asks every source, merges what they propose, and filters it.
+    fn retrieve(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        scratch: &mut Scratch,
+    ) -> Vec<usize> {
+        self.read_refused(scenario, query, user, &mut scratch.refused);
+        let refused = &scratch.refused;
+        let accept = |item: ItemId| !refused.contains(&item);
+        let ask = Ask {
+            models: &self.release.models,
+            store: &self.store,
+            user,
+            weights: &self.release.weights,
+            now: query.now,
+            accept: &accept,
+        };
+        ask.prepare(&mut scratch.sources);
+        let lists: Vec<_> =
+            scenario.sources.iter().map(|source| ask.list(source, &mut scratch.sources)).collect();
+        scratch.candidates = merge(&lists, scenario.candidates);
+        let items = &scratch.candidates.items;
+        let available: Vec<bool> = self.store.view(|view| {
+            items.iter().map(|item| view.items().is_available(item.0, query.now)).collect()
+        });
+        scratch.candidates.retain(|i| available[i]);
+        lists.iter().map(|list| list.items.len()).collect()
+    }
+
+    /// The items that the request or the user's history keeps out.
+    fn read_refused(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        refused: &mut FxHashSet<ItemId>,
+    ) {
+        refused.clear();
+        refused.extend(&query.exclude);
+        if let Some(rule) = &scenario.hide_seen {
+            let plan = self.store.plan();
+            let seen = user.state.items.iter(&plan.user_item);
+            let seen = seen.filter(|(_, record)| rule.hides(plan.last_by_type(record), query.now));
+            refused.extend(seen.map(|(item, _)| item));
+        }
+    }
+
+    /// A thousand to a hundred: features and the ranker's score; when time is short, fewer trees or none.
+    fn rank(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        scratch: &mut Scratch,
+    ) -> Vec<Degraded> {
+        let left = |share: f64| match query.deadline {
+            Some(deadline) => {
+                let needed =
+                    Duration::from_millis(u64::from(scenario.budget.rank_ms)).mul_f64(share);
+                deadline.saturating_duration_since(Instant::now()) >= needed
+            }
+            None => true,
+        };
+        let Some(ranker) = self.release.ranker.as_ref().filter(|_| left(0.1)) else {
+            let fused = scratch.candidates.fused();
+            rank_by(&scratch.candidates.items, &fused, scenario.top, &mut scratch.ranked);
+            return if self.release.ranker.is_some() {
+                vec![Degraded::Unranked]
+            } else {
+                Vec::new()
+            };
+        };
+        self.compute_features(scenario, query, user, scratch);
+        let n = scratch.candidates.items.len();
+        let fewer = !left(0.25);
+        let max_trees = fewer.then(|| (ranker.n_trees() as f64 * FEWER_TREES).ceil() as usize);
+        ranker.score(&scratch.columns, n, max_trees, &mut scratch.scores);
+        rank_by(&scratch.candidates.items, &scratch.scores, scenario.top, &mut scratch.ranked);
+        if fewer { vec![Degraded::FewerTrees] } else { Vec::new() }
+    }
+
+    /// A hundred to tens: the rules of the scenario.
+    fn rerank(&self, scenario: &ScenarioPlan, query: &Query, scratch: &Scratch) -> Reranked {
+        let (rules, ranked) = (&self.rules[&scenario.name], &scratch.ranked);
+        let accept = |item: ItemId| !scratch.refused.contains(&item);
+        let columns =
+            SlateColumns::read(&self.release, &self.store, rules, query.now, ranked, accept);
+        columns.slate(ranked, query.now, |slate| rerank(slate, rules, query.n, query.seed))
+    }
+
+    fn compute_features(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        scratch: &mut Scratch,
+    ) {
+        let n = scratch.candidates.items.len();
+        scratch.columns.clear();
+        scratch.columns.resize(self.release.features.len() * n, f32::NAN);
+        if n == 0 {
+            return;
+        }
+        let Scratch { sources, features, candidates, columns, .. } = scratch;
+        self.store.read_items(&candidates.items, &mut features.items);
+        self.store.plan().compute(user, &candidates.items, query.now, features, columns);
+        let context =
+            RequestFeatures { release: &self.release, scenario, candidates, sources, user, query };
+        for (i, feature) in self.release.features.iter().enumerate() {
+            context.column(&feature.kind, &mut columns[i * n..(i + 1) * n]);
+        }
+    }
+}
+
+/// The best `top` of `items` by their `scores`.
+fn rank_by(items: &[ItemId], scores: &[f32], top: usize, ranked: &mut Vec<Scored>) {
+    ranked.clear();
+    ranked.extend(
+        items.iter().zip(scores).map(|(item, score)| Scored { item: *item, score: *score }),
+    );
+    keep_best(ranked, top);
+}
+
+/// The features that retrieval and the request bring along.
+struct RequestFeatures<'a> {
+    release: &'a Release,
+    scenario: &'a ScenarioPlan,
+    candidates: &'a Candidates,
+    sources: &'a SourceScratch,
+    user: &'a UserView,
+    query: &'a Query,
+}
+
+impl RequestFeatures<'_> {
+    /// Fills the column of `kind`; those that come from events and fields are left alone.
+    fn column(&self, kind: &FeatureKind, out: &mut [f32]) {
+        match kind {
+            FeatureKind::Similarity { by, aggregate } => self.similarity(*by, *aggregate, out),
+            FeatureKind::SourceScore { source } => {
+                self.source(source, &self.candidates.scores, out)
+            }
+            FeatureKind::SourceRank { source } => self.source(source, &self.candidates.ranks, out),
+            FeatureKind::SourceCount => self.source_count(out),
+            FeatureKind::LocalTime { part, utc_offset_minutes } => {
+                out.fill(local_time(self.query.now, *part, *utc_offset_minutes));
+            }
+            FeatureKind::Request { constant } => out.fill(match constant {
+                RequestConstant::Candidates => self.candidates.items.len() as f32,
+                RequestConstant::HistoryItems => self.user.state.items.len() as f32,
+            }),
+            _ => {}
+        }
+    }
+
+    fn source(&self, name: &str, columns: &[f32], out: &mut [f32]) {
+        // A source of another scenario proposes nothing here: its column stays missing.
+        if let Some(i) = self.scenario.sources.iter().position(|source| source.name == name) {
+            out.copy_from_slice(&columns[i * out.len()..(i + 1) * out.len()]);
+        }
+    }
+
+    fn source_count(&self, out: &mut [f32]) {
+        out.fill(0.0);
+        for ranks in self.candidates.ranks.chunks_exact(out.len()) {
+            for (count, rank) in out.iter_mut().zip(ranks) {
+                *count += f32::from(u8::from(!rank.is_nan()));
+            }
+        }
+    }
+
+    fn similarity(&self, by: SimilarityBy, aggregate: Aggregate, out: &mut [f32]) {
+        let items = self.candidates.items.iter().zip(out);
+        let scratch = match by {
+            SimilarityBy::CoVisitation => &self.sources.co_visitation,
+            SimilarityBy::Cosine => &self.sources.cosine,
+            SimilarityBy::Embedding => {
+                return items.for_each(|(item, out)| *out = self.embedding(*item, aggregate));
+            }
+        };
+        if self.sources.history.latest.is_empty() {
+            return;
+        }
+        for (item, out) in items {
+            *out = match aggregate {
+                Aggregate::Sum => scratch.sum(*item),
+                Aggregate::Max => scratch.max(*item),
+                Aggregate::Last => scratch.last(*item),
+            };
+        }
+    }
+
+    fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {
+        let models = &self.release.models;
+        if item.index() >= models.n_items() || self.sources.user_vector.is_empty() {
+            return f32::NAN;
+        }
+        let vector = models.vectors().row(item);
+        match aggregate {
+            Aggregate::Sum => retrieval::vectors::dot(&self.sources.user_vector, vector),
+            Aggregate::Last => self
+                .sources
+                .history
+                .latest
+                .first()
+                .map_or(f32::NAN, |(last, _)| models.cosine_of(*last, item)),
+            Aggregate::Max => {
+                let latest = self.sources.history.latest.iter().take(EMBEDDING_MAX_OVER);
+                latest.map(|(other, _)| models.cosine_of(*other, item)).fold(f32::NAN, f32::max)
+            }
+        }
+    }
+}
+
+/// Over how many of the latest items the largest similarity by embedding is taken.
+const EMBEDDING_MAX_OVER: usize = 10;
+
+fn local_time(now: Timestamp, part: TimePart, utc_offset_minutes: i32) -> f32 {
+    let local = now.0 + i64::from(utc_offset_minutes) * 60_000;
+    let day = local.div_euclid(DAY_MS);
+    match part {
+        TimePart::Hour => (local.rem_euclid(DAY_MS) / 3_600_000) as f32,
+        // 1970-01-01 was a Thursday.
+        TimePart::Weekday => (day + 3).rem_euclid(7) as f32,
+        TimePart::MonthDay => month_day(day) as f32,
+    }
+}
+
+/// Day of the month of the day so many days after 1970-01-01.
+/// Source: "Date algorithms", <https://howardhinnant.github.io/date_algorithms.html>, `civil_from_days`.
+fn month_day(day: i64) -> i64 {
+    let of_era = (day + 719_468).rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    of_year - (153 * month + 2) / 5 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_local_time_are_those_of_the_calendar() {
+        let now = Timestamp::parse("2024-02-29T23:30:00Z").unwrap();
+        let parts = [TimePart::Hour, TimePart::Weekday, TimePart::MonthDay];
+        assert_eq!(parts.map(|part| local_time(now, part, 0)), [23.0, 3.0, 29.0]);
+        assert_eq!(parts.map(|part| local_time(now, part, 60)), [0.0, 4.0, 1.0]);
+    }
+}

@@ -1,0 +1,154 @@
+//! Everything that retrieval trains, fitted and stored together.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use featurestore::{Interaction, ItemId, Timestamp, UserId};
+
+use crate::hnsw::{BuildIndexError, HnswConfig, SearchScratch, VectorIndex, recall_against_exact};
+use crate::ials::{
+    FitIalsError, FoldInScratch, Ials, IalsConfig, PreferenceWeighting, Preferences,
+};
+use crate::item_item::{CoVisitation, CosineItems};
+use crate::mapped::OpenError;
+use crate::sparse::ItemRows;
+use crate::vectors::{Vectors, dot};
+
+/// How the models are fitted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelsConfig {
+    /// The embedding.
+    pub embedding: IalsConfig,
+    /// Its index.
+    pub index: HnswConfig,
+    /// What is done together.
+    pub co_visitation: CoVisitation,
+    /// What is done by the same users.
+    pub cosine: CosineItems,
+}
+
+/// The trained models of a release. Items are numbered `0..n_items`; later ones are unknown to them.
+pub struct Models {
+    /// Item vectors, and what folds users in.
+    pub embedding: Ials,
+    /// Finds the items whose vectors fit best.
+    pub index: VectorIndex,
+    /// What the index finds of what an exact scan finds, for a sample of users; `None` if it is an exact scan.
+    pub index_recall: Option<f64>,
+    /// Neighbours by co-visitation.
+    pub co_visitation: ItemRows,
+    /// Neighbours by cosine.
+    pub cosine: ItemRows,
+}
+
+const VECTORS: &str = "vectors.bin";
+const GRAPH: &str = "graph.bin";
+const EMBEDDING: &str = "embedding.bin";
+const CO_VISITATION: &str = "co_visitation.bin";
+const COSINE: &str = "cosine.bin";
+
+impl Models {
+    /// Fits all models on `interactions`, sorted by time, as of `now`. `stage` is told what is fitted next.
+    ///
+    /// # Errors
+    /// If the embedding does not come out finite.
+    pub fn fit(
+        interactions: &[Interaction],
+        n_users: usize,
+        n_items: usize,
+        now: Timestamp,
+        config: &ModelsConfig,
+        mut stage: impl FnMut(&str),
+    ) -> Result<Self, FitModelsError> {
+        stage("co-visitation");
+        let co_visitation = config.co_visitation.fit(interactions, n_items, now);
+        stage("cosine");
+        let cosine = config.cosine.fit(interactions, n_items, now);
+        stage("embedding");
+        let weighting = PreferenceWeighting { half_life: None, now, log1p: true };
+        let preferences = Preferences::from_interactions(interactions, n_users, n_items, weighting);
+        let embedding = Ials::fit(&preferences, &config.embedding)?;
+        stage("index");
+        let index = VectorIndex::build(embedding.items(), &config.index)?;
+        let index_recall = match &index {
+            VectorIndex::Exact => None,
+            VectorIndex::Hnsw(_) => Some(sampled_recall(&index, &embedding, interactions)),
+        };
+        Ok(Self { embedding, index, index_recall, co_visitation, cosine })
+    }
+
+    /// Item vectors, `[n_items, dim]`; zero for items without a history.
+    pub fn vectors(&self) -> &Vectors {
+        self.embedding.items()
+    }
+
+    /// How many items the models know.
+    pub fn n_items(&self) -> usize {
+        self.vectors().n_items()
+    }
+
+    /// Cosine of the vectors of two items; NaN if one has none.
+    pub fn cosine_of(&self, a: ItemId, b: ItemId) -> f32 {
+        let (a, b) = (self.vectors().row(a), self.vectors().row(b));
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    }
+
+    /// Writes the models into files of `folder`.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn save(&self, folder: &Path) -> std::io::Result<()> {
+        self.vectors().save(&folder.join(VECTORS))?;
+        self.index.save(&folder.join(GRAPH))?;
+        self.embedding.save(&folder.join(EMBEDDING))?;
+        self.co_visitation.save(&folder.join(CO_VISITATION))?;
+        self.cosine.save(&folder.join(COSINE))
+    }
+
+    /// Opens the models in `folder` by memory map.
+    ///
+    /// # Errors
+    /// If a file cannot be read, or contradicts itself or the others.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        let vectors = Vectors::open(&folder.join(VECTORS))?;
+        let index = VectorIndex::open(&folder.join(GRAPH), &vectors)?;
+        let embedding = Ials::open(&folder.join(EMBEDDING), &vectors)?;
+        let co_visitation = ItemRows::open(&folder.join(CO_VISITATION))?;
+        let cosine = ItemRows::open(&folder.join(COSINE))?;
+        Ok(Self { embedding, index, index_recall: None, co_visitation, cosine })
+    }
+}
+
+/// Users whose recall is measured.
+const RECALL_USERS: usize = 200;
+/// Items that they ask for.
+const RECALL_ITEMS: usize = 250;
+
+/// Recall of `index` for users who are folded in from their latest interactions, evenly spread over the data.
+fn sampled_recall(index: &VectorIndex, embedding: &Ials, interactions: &[Interaction]) -> f64 {
+    let mut histories: BTreeMap<UserId, Vec<(ItemId, f32)>> = BTreeMap::new();
+    for interaction in interactions {
+        histories.entry(interaction.user).or_default().push((interaction.item, 1.0));
+    }
+    let step = histories.len().div_ceil(RECALL_USERS).max(1);
+    let mut scratch = FoldInScratch::default();
+    let users = histories.values().step_by(step);
+    let queries: Vec<Vec<f32>> =
+        users.filter_map(|history| embedding.fold_in(history, &mut scratch)).collect();
+    let queries = queries.iter().map(Vec::as_slice);
+    let (vectors, mut room) = (embedding.items(), SearchScratch::default());
+    recall_against_exact(vectors, queries, RECALL_ITEMS, |query| {
+        index.search(vectors, query, RECALL_ITEMS, |_| true, &mut room)
+    })
+}
+
+/// Why models cannot be fitted.
+#[derive(Debug, thiserror::Error)]
+pub enum FitModelsError {
+    /// The embedding.
+    #[error(transparent)]
+    Embedding(#[from] FitIalsError),
+    /// Its index.
+    #[error(transparent)]
+    Index(#[from] BuildIndexError),
+}

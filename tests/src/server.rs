@@ -1,0 +1,151 @@
+//! The binary serving.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::project::wait;
+
+/// A server on a free port of this machine; it is killed when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    /// Where it listens: `http://127.0.0.1:PORT`.
+    pub url: String,
+    stderr: Option<JoinHandle<String>>,
+}
+
+/// An answer over HTTP.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The media type.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON, after making sure of the status 200.
+    ///
+    /// # Panics
+    /// If it is another status or no JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.body);
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+}
+
+impl Server {
+    /// Starts `command`, which prints its address as its first line, and waits until it is ready.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut stderr = child.stderr.take().expect("it is piped");
+        let stderr = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        });
+        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("it prints text");
+        // What else it prints must go somewhere.
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        let address: Option<Value> = serde_json::from_str(&line).ok();
+        let url = address.and_then(|it| it["listening"].as_str().map(str::to_owned));
+        let Some(url) = url else {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the first line is {line:?}; stderr: {}", stderr.join().unwrap_or_default());
+        };
+        let server = Self { child, url, stderr: Some(stderr) };
+        server.wait_until_ready();
+        server
+    }
+
+    fn wait_until_ready(&self) {
+        for _ in 0..1_000 {
+            if self.get("/health/ready").status == 200 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the server does not become ready");
+    }
+
+    /// GET.
+    pub fn get(&self, path: &str) -> Answer {
+        let agent = agent();
+        answer(agent.get(format!("{}{path}", self.url)).call()).expect("the server answers")
+    }
+
+    /// POST of JSON.
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_text(path, "application/json", &body.to_string())
+    }
+
+    /// POST of `body` as it is.
+    pub fn post_text(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        try_post(&agent(), &format!("{}{path}", self.url), content_type, body)
+            .expect("the server answers")
+    }
+
+    /// A function that posts JSON over a connection of its own, and returns `None` once the server is gone.
+    pub fn poster(&self, path: &str) -> impl Fn(&Value) -> Option<Answer> + Send + use<> {
+        let (agent, url) = (agent(), format!("{}{path}", self.url));
+        move |body| try_post(&agent, &url, "application/json", &body.to_string())
+    }
+
+    /// Ends it as a power cut would: SIGKILL.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, by SIGTERM; returns its exit status and what it wrote to stderr.
+    ///
+    /// # Panics
+    /// If it does not end within half a minute.
+    pub fn terminate(mut self) -> (Option<i32>, String) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("there is a kill");
+        assert!(sent.success(), "the server is gone already");
+        let status = wait(&mut self.child, Duration::from_secs(30)).expect("SIGTERM ends it");
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        (status, stderr)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder();
+    let config = config
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(30)))
+        .proxy(None);
+    config.build().new_agent()
+}
+
+fn try_post(agent: &ureq::Agent, url: &str, content_type: &str, body: &str) -> Option<Answer> {
+    answer(agent.post(url).header("content-type", content_type).send(body))
+}
+
+fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Option<Answer> {
+    let mut response = response.ok()?;
+    let content_type = response.headers().get("content-type").and_then(|it| it.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_owned();
+    let body = response.body_mut().read_to_string().ok()?;
+    Some(Answer { status: response.status().as_u16(), content_type, body })
+}
