@@ -292,20 +292,25 @@ impl Forest {
         }
     }
 
-    /// The bits of a set of categories.
+    /// The bits of a node's set of categories.
+    #[inline(always)]
     fn set(&self, node: usize) -> &[u32] {
         let set = self.thresholds[node] as usize;
         &self.set_bits[self.set_starts[set]..self.set_starts[set + 1]]
     }
 }
 
-/// Whether a category is in a set. NaN, what is below 0 and what is unknown, is in none.
-///
-/// As in C++, the fraction is cut off, so that -0.5 is category 0. A set is far too small to hold
-/// what a negative category is as an unsigned number.
+/// The category that a value is. `u32::MAX`, which no set is large enough for, if it is none: NaN or
+/// below 0. As in C++, the fraction is cut off, so that -0.5 is category 0.
+#[inline(always)]
+fn category(value: f32) -> u32 {
+    if value > -1.0 { value as i32 as u32 } else { u32::MAX }
+}
+
+/// Whether a value's category is in a set.
 #[inline(always)]
 fn holds(set: &[u32], value: f32) -> bool {
-    let category = value as i32 as u32;
+    let category = category(value);
     let word = set.get(category as usize / 32).copied().unwrap_or(0);
-    (word >> (category % 32)) & 1 == 1 && !value.is_nan()
+    (word >> (category % 32)) & 1 == 1
 }

@@ -10,7 +10,7 @@
 //! trees", SIGIR 2015; rows side by side as in "RapidScorer: fast tree ensemble evaluation by
 //! maximizing compactness in data level parallelization", KDD 2018.
 
-use super::{Forest, Missing, Tree, ZERO, holds};
+use super::{Forest, Missing, Tree, ZERO, category, holds};
 
 /// Rows of a block.
 const BLOCK: usize = 64;
@@ -28,12 +28,14 @@ pub(super) struct Test {
     /// The node's threshold, rounded down to what an `f32` can be without changing a decision.
     cut: f32,
     kind: Kind,
+    /// The node's place in the forest.
+    node: u32,
     /// Bits of the leaves that are left over when the answer is "right"; all of them in trees of
     /// over 64 leaves.
     keep: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     /// Left up to the cut; NaN goes right.
     NanRight,
@@ -44,6 +46,10 @@ enum Kind {
     /// Zero is missing too. Models that we train have no such node.
     Zero,
 }
+
+/// Sets of up to so many words are put to a block word by word; in larger ones, each row looks up the
+/// word of its own category.
+const MOST_WORDS: usize = 32;
 
 /// Bits of leaves: 32 of them where they suffice, since twice as many rows then fit into a vector.
 trait LeafBits: Copy {
@@ -105,31 +111,34 @@ fn cut(threshold: f64) -> f32 {
 
 impl Forest {
     /// Derives the tests of a tree's nodes; `spans` as in [`super::tree::Layout`].
+    ///
+    /// Leaves can be struck out in any order. Tests of one kind stand together, so that no branch is
+    /// to be foretold from one node to the next. Walks need the order of the nodes.
     pub(super) fn push_tests(&mut self, tree: &Tree, spans: &[[u32; 3]]) {
-        for (node, &[start, middle, _]) in spans.iter().enumerate() {
-            let node = tree.first_node + node;
-            let decision = self.decisions[node];
-            let nan_left = match decision.missing() {
-                Missing::None => 0.0 <= self.thresholds[node],
-                Missing::Zero | Missing::Nan => decision.default_left(),
-            };
-            let kind = match decision.missing() {
-                _ if decision.is_categorical() => Kind::Set,
-                Missing::Zero => Kind::Zero,
-                _ if nan_left => Kind::NanLeft,
-                _ => Kind::NanRight,
-            };
-            let keep = if tree.n_leaves > 64 {
-                u64::MAX
-            } else {
-                !(((1u64 << (middle - start)) - 1) << start)
-            };
+        let is_struck = tree.n_leaves <= 64;
+        for (node, &[start, middle, _]) in (tree.first_node..).zip(spans) {
+            let keep = if is_struck { !(((1 << (middle - start)) - 1) << start) } else { u64::MAX };
             self.tests.push(Test {
                 feature: self.features[node],
                 cut: cut(self.thresholds[node]),
-                kind,
+                kind: self.kind(node),
+                node: u32::try_from(node).expect("a forest in memory has fewer than 2^32 nodes"),
                 keep,
             });
+        }
+        if is_struck {
+            self.tests[tree.first_node..].sort_by_key(|test| (test.kind, test.feature));
+        }
+    }
+
+    fn kind(&self, node: usize) -> Kind {
+        let decision = self.decisions[node];
+        match decision.missing() {
+            _ if decision.is_categorical() => Kind::Set,
+            Missing::Zero => Kind::Zero,
+            Missing::None if 0.0 <= self.thresholds[node] => Kind::NanLeft,
+            Missing::Nan if decision.default_left() => Kind::NanLeft,
+            Missing::None | Missing::Nan => Kind::NanRight,
         }
     }
 
@@ -214,28 +223,22 @@ impl Forest {
     #[inline(always)]
     fn add_struck<B: LeafBits>(&self, tree: &Tree, block: &[Lanes], sums: &mut [f64; BLOCK]) {
         let mut bits = [B::ALL; BLOCK];
-        let nodes = tree.first_node..tree.first_node + tree.n_leaves - 1;
-        for (node, test) in nodes.clone().zip(&self.tests[nodes]) {
-            let (lanes, keep) = (&block[test.feature as usize], B::from_keep(test.keep));
-            let pairs = bits.iter_mut().zip(lanes);
-            match test.kind {
-                Kind::NanRight => {
-                    pairs.for_each(|(bits, &value)| bits.strike(value <= test.cut, keep))
-                }
-                // NaN is not above the cut either.
-                #[expect(
-                    clippy::neg_cmp_op_on_partial_ord,
-                    reason = "NaN is meant to be told apart"
-                )]
-                Kind::NanLeft => {
-                    pairs.for_each(|(bits, &value)| bits.strike(!(value > test.cut), keep))
-                }
-                Kind::Set => {
-                    let set = self.set(node);
-                    pairs.for_each(|(bits, &value)| bits.strike(holds(set, value), keep));
-                }
-                Kind::Zero => {
-                    pairs.for_each(|(bits, &value)| bits.strike(self.goes_left(node, value), keep));
+        let tests = &self.tests[tree.first_node..][..tree.n_leaves - 1];
+        for tests in tests.chunk_by(|a, b| a.kind == b.kind) {
+            let kind = tests[0].kind;
+            for test in tests {
+                let lanes = &block[test.feature as usize];
+                match kind {
+                    Kind::NanRight => strike(&mut bits, lanes, test, |value| value <= test.cut),
+                    #[expect(
+                        clippy::neg_cmp_op_on_partial_ord,
+                        reason = "NaN is not above the cut either, and goes left"
+                    )]
+                    Kind::NanLeft => strike(&mut bits, lanes, test, |value| !(value > test.cut)),
+                    Kind::Set => strike_set(&mut bits, lanes, test, self.set(test.node as usize)),
+                    Kind::Zero => strike(&mut bits, lanes, test, |value| {
+                        self.goes_left(test.node as usize, value)
+                    }),
                 }
             }
         }
@@ -275,6 +278,35 @@ impl Forest {
         };
         if is_left { self.left[node] } else { self.right[node] }
     }
+}
+
+/// Strikes out leaves of the rows that do not go left.
+#[inline(always)]
+fn strike<B: LeafBits>(
+    bits: &mut [B; BLOCK],
+    lanes: &Lanes,
+    test: &Test,
+    is_left: impl Fn(f32) -> bool,
+) {
+    let keep = B::from_keep(test.keep);
+    bits.iter_mut().zip(lanes).for_each(|(bits, &value)| bits.strike(is_left(value), keep));
+}
+
+/// As [`strike`], left being a set of categories.
+#[inline(always)]
+fn strike_set<B: LeafBits>(bits: &mut [B; BLOCK], lanes: &Lanes, test: &Test, set: &[u32]) {
+    if set.len() > MOST_WORDS {
+        return strike(bits, lanes, test, |value| holds(set, value));
+    }
+    let mut found = [0u32; BLOCK];
+    for (number, &word) in (0u32..).zip(set) {
+        for (found, &value) in found.iter_mut().zip(lanes) {
+            let category = category(value);
+            *found |= if category / 32 == number { word >> (category % 32) } else { 0 };
+        }
+    }
+    let keep = B::from_keep(test.keep);
+    bits.iter_mut().zip(found).for_each(|(bits, found)| bits.strike(found & 1 == 1, keep));
 }
 
 #[cfg(test)]

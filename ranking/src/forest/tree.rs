@@ -3,8 +3,8 @@
 /// The most leaves of a tree.
 pub const MAX_LEAVES: usize = 65_536;
 
-/// The most words of 32 categories in the sets of a tree. Far below 2^26, where a negative category
-/// would be found if it were taken for an unsigned number.
+/// The most words of 32 categories in the sets of a tree. Far below 2^26, so that neither the largest
+/// `i32` nor what stands for no category is found in a set.
 pub(super) const MAX_SET_WORDS: usize = 1 << 22;
 
 /// A tree as LightGBM writes it. Node 0 is the root; a child `c >= 0` is a node, a child `c < 0` is
