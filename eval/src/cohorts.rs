@@ -16,6 +16,17 @@ pub enum Cohort {
     Hot,
 }
 
+impl Cohort {
+    /// As a report prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Warm => "warm",
+            Self::Hot => "hot",
+        }
+    }
+}
+
 /// The part of the counts above 0 that is hot: the 20 % of the common 80/20 split of head and tail.
 pub const HOT_SHARE: f64 = 0.2;
 

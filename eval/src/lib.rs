@@ -35,3 +35,7 @@ pub mod sources;
 pub mod waterfall;
 
 pub mod report;
+
+pub mod baselines;
+pub mod gate;
+pub mod run;

@@ -58,6 +58,12 @@ impl Measure {
         }
     }
 
+    /// The name with `k` in its place: `recall@20/n`, or `recall@k/n` for any k.
+    pub(crate) fn name_at(self, k: impl fmt::Display) -> String {
+        let (before, after) = self.affixes();
+        format!("{before}@{k}{after}")
+    }
+
     /// The definition in one line, for a reader who knows the words hit and relevant.
     pub fn definition(self) -> &'static str {
         match self {
@@ -111,8 +117,7 @@ impl Metric {
 
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (before, after) = self.measure.affixes();
-        f.pad(&format!("{before}@{}{after}", self.k))
+        f.pad(&self.measure.name_at(self.k))
     }
 }
 
@@ -143,12 +148,7 @@ pub enum ParseMetricError {
 
 /// The names of all measures at `k`, with commas between them.
 fn names_at(k: &str) -> String {
-    Measure::ALL
-        .map(|measure| {
-            let (before, after) = measure.affixes();
-            format!("{before}@{k}{after}")
-        })
-        .join(", ")
+    Measure::ALL.map(|measure| measure.name_at(k)).join(", ")
 }
 
 impl FromStr for Metric {
@@ -172,11 +172,9 @@ fn measure_named(before: &str, after: &str) -> Option<Measure> {
 }
 
 fn ambiguous_or_unknown(name: &str, before: &str, k: &str, after: &str) -> ParseMetricError {
-    let definitions = Measure::ALL.map(Measure::affixes).into_iter();
-    let choices: Vec<String> = definitions
-        .filter(|affixes| affixes.0 == before && after.is_empty())
-        .map(|(before, after)| format!("{before}@{k}{after}"))
-        .collect();
+    let same_start = |measure: &Measure| measure.affixes().0 == before && after.is_empty();
+    let choices: Vec<String> =
+        Measure::ALL.into_iter().filter(same_start).map(|measure| measure.name_at(k)).collect();
     match choices.is_empty() {
         true => ParseMetricError::Unknown { name: name.to_owned() },
         false => ParseMetricError::Ambiguous { name: name.to_owned(), choices },

@@ -1,5 +1,11 @@
 //! What an evaluation found: the object that `--json` prints, a table for the terminal, and a page.
 
+mod html;
+mod numbers;
+mod plots;
+mod svg;
+mod table;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cohorts::CohortMean;
 use crate::intervals::{Interval, PairedDifference};
+use crate::metrics::Metric;
 use crate::reliability::ReliabilityBin;
 use crate::sources::SourceRecall;
 use crate::waterfall::Waterfall;
@@ -102,6 +109,17 @@ pub struct Comparison {
     pub p_holm: f64,
 }
 
+impl Comparison {
+    /// What the interval says of the model under test, in a word or three.
+    fn verdict(&self) -> &'static str {
+        match (self.paired.excludes_zero(), self.paired.difference.mean > 0.0) {
+            (true, true) => "better",
+            (true, false) => "worse",
+            (false, _) => "no difference shown",
+        }
+    }
+}
+
 /// A metric by cohort.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CohortTable {
@@ -147,17 +165,58 @@ impl Report {
         serde_json::to_string_pretty(self).expect("a report has string keys and no failing type")
     }
 
-    /// Writes `report.json` into `folder`, which is made if it is not there.
+    /// The report as plain text for a terminal of `width` columns, metrics that do not fit beside the others following
+    /// below them.
+    pub fn text(&self, width: usize) -> String {
+        table::text(self, width)
+    }
+
+    /// The report as a page that needs nothing else: no script, no font, no image, no network.
+    pub fn html(&self) -> String {
+        html::page(self)
+    }
+
+    /// Writes `report.json` and `report.html` into `folder`, which is made if it is not there.
     ///
     /// # Errors
     /// If the folder cannot be made or a file not be written.
     pub fn write(&self, folder: &Path) -> Result<(), WriteReportError> {
         let failed = |path: &Path, source| WriteReportError { path: path.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(|source| failed(folder, source))?;
-        for (name, text) in [("report.json", self.json())] {
+        for (name, text) in [("report.json", self.json()), ("report.html", self.html())] {
             let path = folder.join(name);
             std::fs::write(&path, text).map_err(|source| failed(&path, source))?;
         }
         Ok(())
     }
+
+    /// Metrics of any model, in the order in which they are shown.
+    fn metrics(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.models.iter().flat_map(|model| model.metrics.keys()).map(String::as_str).collect();
+        names.sort_by_key(|name| display_order(name));
+        names.dedup();
+        names
+    }
+
+    /// The metric that the report is headed by: that of the first comparison, else ndcg@10, else the first.
+    fn headline(&self) -> Option<&str> {
+        let metrics = self.metrics();
+        let compared = self.comparisons.first().map(|comparison| comparison.metric.as_str());
+        let usual = metrics.iter().copied().find(|metric| *metric == "ndcg@10");
+        compared.or(usual).or(metrics.first().copied())
+    }
+
+    /// The model that the report is about.
+    fn under_test(&self) -> Option<&ModelReport> {
+        self.models.first()
+    }
+}
+
+/// Orders metrics as [`Measure::ALL`] does, then by k; other names follow alphabetically.
+///
+/// [`Measure::ALL`]: crate::metrics::Measure::ALL
+fn display_order(name: &str) -> (bool, Option<Metric>, &str) {
+    let metric = name.parse().ok();
+    (metric.is_none(), metric, name)
 }
