@@ -7,6 +7,9 @@ use crate::journal::{Rule, Unmet};
 use crate::rules::Cap;
 use crate::slate::{MISSING, Slate};
 
+/// Longer than any list, and far from overflow.
+const LONGEST_WINDOW: usize = u32::MAX as usize;
+
 /// All caps over a list that is being filled. Some positions may be filled before those in front of them.
 pub(crate) struct Caps<'a> {
     caps: Vec<CapState<'a>>,
@@ -39,7 +42,7 @@ impl<'a> Caps<'a> {
                 Some(codes) => states.push(CapState {
                     field,
                     at_most: (*at_most).max(1),
-                    within: (*within).clamp(1, n.max(1)),
+                    within: (*within).clamp(1, LONGEST_WINDOW),
                     codes,
                     placed: vec![MISSING; n],
                     full: Vec::new(),
