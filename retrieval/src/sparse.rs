@@ -34,22 +34,6 @@ pub(crate) struct Columns<'a> {
 }
 
 impl ItemRows {
-    /// Rows given one by one, for the items `0..rows.len()`. Sorts them; leaves out weights that are not finite.
-    /// A row must not name an item twice, nor one that is not below `rows.len()`.
-    pub fn from_rows(rows: impl ExactSizeIterator<Item = Vec<Scored>>) -> Self {
-        let n_items = rows.len();
-        let mut builder = RowsBuilder::default();
-        for mut row in rows {
-            row.retain(|neighbour| neighbour.score.is_finite());
-            row.sort_unstable_by(best_first);
-            builder.push(&row);
-        }
-        let built = builder.build();
-        let flaw = built.columns().flaw();
-        assert!(flaw.is_none(), "rows of {n_items} items: {}", flaw.unwrap_or_default());
-        built
-    }
-
     /// How many items have a row, if only an empty one.
     pub fn n_items(&self) -> usize {
         self.columns().n_items()
