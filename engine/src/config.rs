@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use featurestore::history::GroupBy;
+use featurestore::readers::ImportMaps;
 use featurestore::schema::{
     EventType, Feature, FeatureEntry, FeatureError, FieldKind, MAX_EVENT_TYPES, nearest_name,
 };
@@ -38,7 +39,7 @@ pub struct Config {
     pub users: EntityConfig,
     /// How files are read: which column is what.
     #[serde(default)]
-    pub import: toml::Table,
+    pub import: ImportMaps,
     /// Inputs of the ranker; left out: derived from events and fields.
     #[serde(default)]
     pub features: Vec<FeatureEntry>,

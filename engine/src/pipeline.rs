@@ -107,10 +107,12 @@ pub struct Scratch {
     pub candidates: Candidates,
     /// Their features, column-major `[n_features, n_candidates]`.
     pub columns: Vec<f32>,
-    scores: Vec<f32>,
+    /// Their scores, in the order of the candidates; of another request if this one was not ranked.
+    pub scores: Vec<f32>,
     /// The ranked candidates of the last request, best first, cut at the scenario's `top`.
     pub ranked: Vec<Scored>,
-    refused: FxHashSet<ItemId>,
+    /// Items that the request or the user's history kept out of the last request.
+    pub refused: FxHashSet<ItemId>,
 }
 
 /// A release with the state that it answers from.

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use featurestore::readers::ImportMaps;
 use featurestore::schema::Feature;
 use featurestore::{FeaturePlan, Names, PlanBuilder, Timestamp};
 use ranking::forest::Forest;
@@ -291,7 +292,7 @@ impl Release {
     fn portable_config(&self) -> Config {
         Config {
             data_dir: "cascade-data".into(),
-            import: toml::Table::new(),
+            import: ImportMaps::default(),
             ..self.config.clone()
         }
     }

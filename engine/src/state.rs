@@ -231,6 +231,22 @@ impl State {
         Ok(n_records)
     }
 
+    /// Folds those of `records` that lie before `until`. Returns how many there were.
+    ///
+    /// # Errors
+    /// As [`follow`](Self::follow).
+    pub fn follow_until(&mut self, mut records: Records, until: Position) -> Result<u64, ScanError> {
+        let mut n_records = 0;
+        while self.position < until
+            && let Some(record) = records.next()
+        {
+            self.apply(&record?);
+            self.position = records.reached();
+            n_records += 1;
+        }
+        Ok(n_records)
+    }
+
     /// Folds `events`, which were appended to the log just now, so that it ends at `position`.
     pub fn apply_events<'a>(
         &mut self,

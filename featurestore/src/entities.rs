@@ -197,6 +197,9 @@ pub struct Entities {
     published: Vec<Timestamp>,
     expires: Vec<Timestamp>,
     hidden: Vec<bool>,
+    /// Those whose publication was set since [`take_published`](Self::take_published), with the time before.
+    #[serde(skip)]
+    newly_published: Vec<(u32, Timestamp)>,
 }
 
 impl Entities {
@@ -238,9 +241,15 @@ impl Entities {
         hidden: bool,
     ) {
         let i = id as usize;
+        self.newly_published.push((id, self.published[i]));
         self.published[i] = published.unwrap_or(Timestamp::MIN);
         self.expires[i] = expires.unwrap_or(Timestamp::MAX);
         self.hidden[i] = hidden;
+    }
+
+    /// Those whose publication was set since the last call, with the time before, `Timestamp::MIN` for none.
+    pub(crate) fn take_published(&mut self) -> Vec<(u32, Timestamp)> {
+        std::mem::take(&mut self.newly_published)
     }
 
     /// Whether `id` may be shown at `now`.

@@ -175,8 +175,13 @@ impl EmbeddedStore {
     /// Changes the catalogue. `change` gets items and users.
     pub fn put<R>(&self, change: impl FnOnce(&mut Entities, &mut Entities) -> R) -> R {
         let mut state = self.write();
-        let State { items, users, .. } = &mut *state;
-        change(items, users)
+        let State { items, users, newest, .. } = &mut *state;
+        let result = change(items, users);
+        for (id, before) in items.take_published() {
+            newest.remove(&(before, ItemId(id)));
+            newest.extend(items.published(id).map(|time| (time, ItemId(id))));
+        }
+        result
     }
 
     /// The gain level of each event type.

@@ -1,0 +1,192 @@
+//! The HTTP server: recommendations out, events in.
+//!
+//! Requests are parsed and answered on the threads of actix-web; the pipeline runs on a pool of its own; whatever blocks
+//! on the disk runs on threads for that. Issues with a request are told as RFC 9457 problem details.
+
+mod answer;
+mod body;
+mod events;
+mod health;
+mod ids;
+mod impressions;
+mod metrics;
+mod observer;
+mod pool;
+mod problem;
+mod reasons;
+mod recommend;
+mod releases;
+mod request;
+mod state;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::http::{StatusCode, header};
+use actix_web::middleware::from_fn;
+use actix_web::rt::signal::unix::{SignalKind, signal};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
+use anyhow::{Context, bail};
+use engine::clock::Clock;
+use engine::config::Config;
+use tokio::sync::oneshot;
+
+use problem::Problem;
+use state::Engine;
+
+/// How long the head of a request may take to arrive.
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a connection without a request stays open.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long requests in flight may take when the server ends, in seconds.
+const DRAIN_SECONDS: u64 = 10;
+
+/// Threads of each HTTP worker for work that blocks on the disk.
+const BLOCKING_THREADS: usize = 16;
+
+/// Serves the active release of `config` at `listen` until the process is told to end, and then leaves everything on
+/// the disk. `listening` is called once, with the server's URL, when connections are accepted; `/health/ready` tells
+/// when the release is loaded.
+///
+/// # Errors
+/// If the address is not a loopback address or cannot be taken, there is no release that can be served, or the log
+/// cannot be used.
+pub(crate) fn serve(
+    config: &Config,
+    listen: &str,
+    clock: Clock,
+    listening: impl FnOnce(&str),
+) -> anyhow::Result<()> {
+    let address = loopback_address(listen)?;
+    let engine = Arc::new(Engine::start(config, clock)?);
+    rt::System::new().block_on(async {
+        let (server, address) = start(engine.clone(), address)?;
+        listening(&format!("http://{address}"));
+        run_until_told(&engine, server).await
+    })?;
+    engine.close()
+}
+
+/// The address that `listen` names. There are no keys yet, so nobody but this machine may reach the server.
+fn loopback_address(listen: &str) -> anyhow::Result<SocketAddr> {
+    let addresses = listen.to_socket_addrs();
+    let addresses = addresses.with_context(|| format!("{listen:?} is not an address with a port"))?;
+    let mut addresses: Vec<SocketAddr> = addresses.collect();
+    if let Some(other) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+        bail!(
+            "{listen:?} is refused: {other} is not a loopback address, and there are no API keys \
+             that would protect it; listen on 127.0.0.1 and put a proxy in front"
+        );
+    }
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().with_context(|| format!("{listen:?} has no address"))
+}
+
+fn start(engine: Arc<Engine>, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
+    let data = web::Data::from(engine);
+    let app = move || {
+        App::new().app_data(data.clone()).wrap(from_fn(observer::observe)).configure(routes)
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let server = HttpServer::new(app)
+        .workers(cores.div_ceil(2))
+        .worker_max_blocking_threads(BLOCKING_THREADS)
+        .client_request_timeout(HEAD_DEADLINE)
+        .keep_alive(KEEP_ALIVE)
+        .shutdown_timeout(DRAIN_SECONDS)
+        .disable_signals()
+        .bind(address)
+        .with_context(|| format!("cannot listen on {address}"))?;
+    let bound = server.addrs().first().copied().context("no address was bound")?;
+    Ok((server.run(), bound))
+}
+
+fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(
+            resource("/v1/recommend", "GET, POST")
+                .route(web::get().to(recommend::get))
+                .route(web::post().to(recommend::post)),
+        )
+        .service(resource("/v1/events", "POST").route(web::post().to(events::post)))
+        .service(resource("/v1/releases", "GET").route(web::get().to(releases::list)))
+        .service(
+            resource("/v1/releases/{id}/activate", "POST")
+                .route(web::post().to(releases::activate)),
+        )
+        .service(resource("/health/live", "GET").route(web::get().to(health::live)))
+        .service(resource("/health/ready", "GET").route(web::get().to(health::ready)))
+        .service(resource("/metrics", "GET").route(web::get().to(health::metrics)))
+        .default_service(web::to(not_found));
+}
+
+/// The routes of `path`, to which only the methods in `allow` lead. The observer gives the error its body.
+fn resource(path: &str, allow: &'static str) -> Resource {
+    web::resource(path).default_service(web::to(move || async move {
+        HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, allow)).finish()
+    }))
+}
+
+async fn not_found(http: HttpRequest) -> Result<HttpResponse, Problem> {
+    let path: String = http.path().chars().take(200).collect();
+    Err(Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no route {path}")))
+}
+
+/// Runs `server` until a signal tells the process to end, or the release cannot be loaded.
+async fn run_until_told(engine: &Arc<Engine>, server: Server) -> anyhow::Result<()> {
+    let handle = server.handle();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut told = signal(kind).context("cannot listen for signals")?;
+        let (engine, handle) = (engine.clone(), handle.clone());
+        rt::spawn(async move {
+            told.recv().await;
+            engine.drain();
+            handle.stop(true).await;
+        });
+    }
+    let mut failed = load(engine.clone(), handle)?;
+    server.await.context("the server failed")?;
+    // Nothing was sent if the release was loaded, or is still being loaded while the process ends.
+    failed.try_recv().map_or(Ok(()), Err)
+}
+
+/// Loads the release on a thread of its own. If that fails, the server is stopped and the reason sent.
+fn load(
+    engine: Arc<Engine>,
+    handle: ServerHandle,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Error>> {
+    let (failure, failed) = oneshot::channel();
+    thread::Builder::new()
+        .name("loader".into())
+        .spawn(move || {
+            if let Err(error) = engine.load() {
+                // The receiver is there until the server has stopped.
+                let _ = failure.send(error);
+                drop(handle.stop(false));
+            }
+        })
+        .context("cannot start a thread")?;
+    Ok(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_taken() {
+        for listen in ["127.0.0.1:8080", "[::1]:0", "127.0.0.9:1"] {
+            assert!(loopback_address(listen).is_ok(), "{listen}");
+        }
+        for listen in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80", "127.0.0.1", "8080"] {
+            assert!(loopback_address(listen).is_err(), "{listen}");
+        }
+        let message = loopback_address("0.0.0.0:80").unwrap_err().to_string();
+        assert!(message.contains("no API keys"), "{message}");
+    }
+}

@@ -1,0 +1,218 @@
+//! What `/v1/recommend` answers, and how the pipeline's answer becomes that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use engine::pipeline::{Answer as Outcome, Pipeline, Query, Scratch};
+use engine::release::ScenarioPlan;
+use featurestore::{Timestamp, Value};
+use reranking::{Rule, Shown};
+use serde::Serialize;
+
+use super::impressions::{Impression, ShownItem};
+use super::metrics::Metrics;
+use super::problem::Problem;
+use super::reasons::{Reason, Reasons};
+use super::request::{Explain, Request};
+
+/// The body of an answer.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Answer {
+    recommendation_id: String,
+    items: Vec<AnsweredItem>,
+    next_page_token: Option<String>,
+    release: String,
+    degraded: Vec<&'static str>,
+    timing_ms: TimingMs,
+    missing_ids: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct AnsweredItem {
+    id: String,
+    score: f32,
+    sources: Vec<String>,
+    reasons: Vec<Reason>,
+    fields: BTreeMap<String, Value>,
+}
+
+/// Milliseconds, in thousandths.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct TimingMs {
+    retrieve: f64,
+    rank: f64,
+    rerank: f64,
+    /// From the arrival of the request.
+    total: f64,
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e3
+}
+
+impl Answer {
+    /// The stages' times as the header `Server-Timing` writes them.
+    pub(super) fn server_timing(&self) -> String {
+        let TimingMs { retrieve, rank, rerank, .. } = self.timing_ms;
+        format!("retrieve;dur={retrieve}, rank;dur={rank}, rerank;dur={rerank}")
+    }
+}
+
+/// A checked request with everything that its answer depends on.
+pub(super) struct Question {
+    /// The request.
+    pub(super) request: Request,
+    /// The release that answers, with its state.
+    pub(super) pipeline: Arc<Pipeline>,
+    /// Name of the answer.
+    pub(super) recommendation_id: String,
+    /// Start of its random sequence.
+    pub(super) seed: u64,
+    /// The time that it is.
+    pub(super) now: Timestamp,
+    /// When the request arrived.
+    pub(super) arrived: Instant,
+}
+
+impl Question {
+    /// Asks the pipeline. Returns the answer, and what is shown by it.
+    ///
+    /// # Errors
+    /// If the release has no such scenario or field.
+    pub(super) fn answer(
+        self,
+        scratch: &mut Scratch,
+        metrics: &Metrics,
+    ) -> Result<(Answer, Impression), Problem> {
+        let release = self.pipeline.release();
+        let scenario = self.request.scenario(release)?;
+        self.request.check_fields(release)?;
+        let (exclude, missing_ids) = self.request.excluded(&self.pipeline);
+        let query = Query {
+            user: self.request.user(&self.pipeline),
+            now: self.now,
+            n: self.request.n,
+            exclude,
+            seed: self.seed,
+            deadline: Some(self.deadline(&scenario)),
+        };
+        let outcome = self.pipeline.recommend(&scenario, &query, scratch);
+        count(metrics, &scenario, &outcome);
+        let items = self.items(&scenario, &query, &outcome, scratch);
+        let impression = self.impression(&scenario, &outcome, &items);
+        let answer = Answer {
+            recommendation_id: self.recommendation_id,
+            items,
+            next_page_token: None,
+            release: self.pipeline.release().manifest.id.clone(),
+            degraded: outcome.degraded.iter().map(|step| step.name()).collect(),
+            timing_ms: TimingMs {
+                retrieve: milliseconds(outcome.timing.retrieve),
+                rank: milliseconds(outcome.timing.rank),
+                rerank: milliseconds(outcome.timing.rerank),
+                total: milliseconds(self.arrived.elapsed()),
+            },
+            missing_ids,
+        };
+        Ok((answer, impression))
+    }
+
+    fn deadline(&self, scenario: &ScenarioPlan) -> Instant {
+        let ms = self.request.deadline_ms.unwrap_or(scenario.budget.total_ms.into());
+        self.arrived + Duration::from_millis(ms)
+    }
+
+    fn items(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        outcome: &Outcome,
+        scratch: &Scratch,
+    ) -> Vec<AnsweredItem> {
+        let explain = self.request.explain != Explain::None;
+        let reasons = explain.then(|| {
+            let user = self.pipeline.store().read_user(query.user).state;
+            Reasons::new(&self.pipeline, scenario, user)
+        });
+        let candidates = &scratch.candidates;
+        let item = |shown: &Shown| {
+            let index = candidates.items.iter().position(|item| *item == shown.item);
+            let sources: Vec<usize> = index.into_iter().flat_map(|i| candidates.sources_of(i)).collect();
+            let mut why = Vec::new();
+            why.extend(outcome.cold_user.then_some(Reason::ColdUser));
+            why.extend((explain && shown.from_rank.is_none()).then_some(Reason::Exploration));
+            why.extend(reasons.iter().flat_map(|reasons| reasons.of(shown.item, &sources)));
+            let (id, fields) = self.describe(shown);
+            let names = sources.iter().map(|source| scenario.sources[*source].name.clone());
+            AnsweredItem { id, score: shown.score, sources: names.collect(), reasons: why, fields }
+        };
+        outcome.slate.shown.iter().map(item).collect()
+    }
+
+    /// Name and fields of an item; fields without a value are left out.
+    fn describe(&self, shown: &Shown) -> (String, BTreeMap<String, Value>) {
+        let kinds = &self.pipeline.release().config.items.fields;
+        self.pipeline.store().view(|view| {
+            let items = view.items();
+            let value = |name: &String| {
+                let column = items.column(items.field(name)?);
+                let value = column.value(shown.item.0, *kinds.get(name)?);
+                (value != Value::Null).then(|| (name.clone(), value))
+            };
+            let fields = self.request.return_fields.iter().filter_map(value).collect();
+            (items.names().name(shown.item.0).unwrap_or_default().to_owned(), fields)
+        })
+    }
+
+    fn impression(
+        &self,
+        scenario: &ScenarioPlan,
+        outcome: &Outcome,
+        items: &[AnsweredItem],
+    ) -> Impression {
+        let shown = |(shown, item): (&Shown, &AnsweredItem)| ShownItem {
+            id: item.id.clone(),
+            position: shown.position,
+            score: item.score,
+            sources: item.sources.clone(),
+            propensity: shown.propensity,
+        };
+        Impression {
+            recommendation_id: self.recommendation_id.clone(),
+            time: self.now,
+            user_id: self.request.user_id.clone(),
+            session_id: self.request.session_id.clone(),
+            scenario: scenario.name.clone(),
+            release: self.pipeline.release().manifest.id.clone(),
+            items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
+        }
+    }
+}
+
+fn count(metrics: &Metrics, scenario: &ScenarioPlan, outcome: &Outcome) {
+    metrics.count_stages(scenario, &outcome.timing);
+    for (source, n) in scenario.sources.iter().zip(&outcome.proposed) {
+        metrics.count_candidates(&source.name, *n);
+    }
+    for step in &outcome.degraded {
+        metrics.count_degraded(step.name());
+    }
+    for dropped in &outcome.slate.dropped {
+        metrics.count_filtered(name_of(dropped.rule));
+    }
+    metrics.count_result(outcome.slate.shown.len());
+}
+
+/// What metrics call a rule of the last stage.
+fn name_of(rule: Rule) -> &'static str {
+    match rule {
+        Rule::Boosts => "boosts",
+        Rule::Freshness => "freshness",
+        Rule::Pins => "pins",
+        Rule::Diversity => "diversity",
+        Rule::Caps => "caps",
+        Rule::Displacement => "displacement",
+        Rule::Explore => "explore",
+    }
+}

@@ -1,0 +1,305 @@
+//! `/v1/events`: what users did.
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use featurestore::log::Outcome;
+use featurestore::time::DAY_MS;
+use featurestore::{Fields, NamedEvent, Schema, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::body::{self, JsonError};
+use super::ids::check_id;
+use super::pool::block;
+use super::problem::{Fault, Problem};
+use super::request::unknown;
+use super::state::Engine;
+
+/// Most events of one call.
+const MAX_EVENTS: usize = 10_000;
+
+/// Longest event in bytes of its JSON.
+const MAX_EVENT_BYTES: usize = 64 * 1024;
+
+/// An event may be so much later than the server's clock: clocks differ, and time zones are mistaken.
+const MAX_FUTURE_MS: i64 = DAY_MS;
+
+/// The label of events whose type is not known.
+const UNKNOWN_TYPE: &str = "unknown";
+
+/// An event as it is sent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentEvent {
+    event_id: Option<Box<str>>,
+    r#type: Option<Box<str>>,
+    user_id: Option<Box<str>>,
+    session_id: Option<Box<str>>,
+    item_id: Option<Box<str>>,
+    timestamp: Option<Timestamp>,
+    value: Option<f64>,
+    recommendation_id: Option<Box<str>>,
+    position: Option<u32>,
+    #[serde(default)]
+    properties: Fields,
+}
+
+/// What became of the events of one call.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    accepted: usize,
+    duplicate: usize,
+    rejected: usize,
+    errors: Vec<Rejected>,
+}
+
+/// Why an event was not taken.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Rejected {
+    index: usize,
+    code: &'static str,
+    message: String,
+    /// Its type, if that is known.
+    #[serde(skip)]
+    kind: Option<Box<str>>,
+}
+
+/// `POST /v1/events`.
+pub(super) async fn post(
+    engine: web::Data<Engine>,
+    http: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read(payload, engine.config.server.max_events_bytes).await?;
+    let is_ndjson = is_ndjson(&http);
+    let report = block(move || take_in(&engine, &body, is_ndjson)).await??;
+    Ok(HttpResponse::Ok().json(report))
+}
+
+fn is_ndjson(http: &HttpRequest) -> bool {
+    let content_type = http.headers().get(header::CONTENT_TYPE);
+    let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    let essence = essence.map(|essence| essence.trim().to_ascii_lowercase());
+    matches!(essence.as_deref(), Some("application/x-ndjson" | "application/jsonl"))
+}
+
+fn take_in(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Report, Problem> {
+    let sent = if is_ndjson { lines(body) } else { values(body)? };
+    if sent.len() > MAX_EVENTS {
+        let detail = format!("{} events in one call, at most {MAX_EVENTS} are taken", sent.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_events", detail));
+    }
+    let (mut events, mut errors) = (Vec::with_capacity(sent.len()), Vec::new());
+    let now = engine.clock.now();
+    for (index, json) in sent.into_iter().enumerate() {
+        match read_event(json, &engine.schema, now) {
+            Ok(event) => events.push(event),
+            Err(rejected) => errors.push(Rejected { index, ..rejected }),
+        }
+    }
+    let outcomes = engine.ingest(&events)?;
+    count(engine, &events, &outcomes, &errors);
+    let accepted = outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
+    let duplicate = outcomes.len() - accepted;
+    Ok(Report { accepted, duplicate, rejected: errors.len(), errors })
+}
+
+fn count(engine: &Engine, events: &[NamedEvent], outcomes: &[Outcome], errors: &[Rejected]) {
+    let now = engine.clock.now();
+    for (event, outcome) in events.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Accepted => {
+                engine.metrics.count_event(&event.kind, "accepted");
+                engine.metrics.observe_lag(event.time, now);
+            }
+            Outcome::Duplicate => engine.metrics.count_event(&event.kind, "duplicate"),
+        }
+    }
+    for rejected in errors {
+        let kind = rejected.kind.as_deref().unwrap_or(UNKNOWN_TYPE);
+        engine.metrics.count_event(kind, "rejected");
+    }
+}
+
+/// The lines of NDJSON that are not blank.
+fn lines(body: &[u8]) -> Vec<&[u8]> {
+    let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// The events of a JSON array, or the one event that there is.
+fn values(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
+    let malformed = |error: serde_json::Error| {
+        let detail = format!("the body is not JSON: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    };
+    match body.trim_ascii_start().first() {
+        Some(b'[') => {
+            let values: Vec<&RawValue> = serde_json::from_slice(body).map_err(malformed)?;
+            Ok(values.into_iter().map(|value| value.get().as_bytes()).collect())
+        }
+        Some(b'{') => {
+            let value: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
+            Ok(vec![value.get().as_bytes()])
+        }
+        _ => {
+            serde_json::from_slice::<&RawValue>(body).map_err(malformed)?;
+            let fault = Fault::new("", "an event or an array of events is expected");
+            Err(Problem::unprocessable("invalid_request", vec![fault]))
+        }
+    }
+}
+
+fn reject(code: &'static str, message: impl Into<String>) -> Rejected {
+    Rejected { index: 0, code, message: message.into(), kind: None }
+}
+
+fn read_event(json: &[u8], schema: &Schema, now: Timestamp) -> Result<NamedEvent, Rejected> {
+    if json.len() > MAX_EVENT_BYTES {
+        let message = format!("{} bytes, at most {MAX_EVENT_BYTES} are taken", json.len());
+        return Err(reject("too_large", message));
+    }
+    let sent: SentEvent = body::parse_json(json).map_err(not_an_event)?;
+    let Some(kind) = sent.r#type.clone() else {
+        return Err(reject("missing_type", "type is missing"));
+    };
+    if schema.event_type(&kind).is_none() {
+        let message = unknown("event type", &kind, schema.events.keys().map(String::as_str));
+        return Err(reject("unknown_event_type", message));
+    }
+    let checked = check_ids(&sent).and_then(|()| check_numbers(&sent, now));
+    checked.map_err(|rejected| Rejected { kind: Some(kind.clone()), ..rejected })?;
+    Ok(NamedEvent {
+        event_id: sent.event_id,
+        kind,
+        user: sent.user_id,
+        session: sent.session_id,
+        item: sent.item_id.unwrap_or_default(),
+        time: sent.timestamp.unwrap_or(now),
+        value: sent.value,
+        recommendation_id: sent.recommendation_id,
+        position: sent.position,
+        properties: sent.properties,
+    })
+}
+
+fn not_an_event(error: JsonError) -> Rejected {
+    let Fault { pointer, message } = error.fault;
+    match (error.is_syntax, pointer.as_str()) {
+        (true, _) => reject("malformed", message),
+        (false, "/timestamp") => reject("invalid_timestamp", message),
+        (false, "") => reject("invalid_event", message),
+        (false, _) => reject("invalid_event", format!("{pointer}: {message}")),
+    }
+}
+
+fn check_ids(sent: &SentEvent) -> Result<(), Rejected> {
+    if sent.item_id.is_none() {
+        return Err(reject("missing_id", "item_id is missing"));
+    }
+    if sent.user_id.is_none() && sent.session_id.is_none() {
+        return Err(reject("missing_id", "user_id or session_id is needed"));
+    }
+    let ids = [
+        ("event_id", &sent.event_id),
+        ("user_id", &sent.user_id),
+        ("session_id", &sent.session_id),
+        ("item_id", &sent.item_id),
+        ("recommendation_id", &sent.recommendation_id),
+    ];
+    for (name, id) in ids {
+        if let Some(Err(reason)) = id.as_deref().map(check_id) {
+            return Err(reject("invalid_id", format!("{name}: {reason}")));
+        }
+    }
+    Ok(())
+}
+
+fn check_numbers(sent: &SentEvent, now: Timestamp) -> Result<(), Rejected> {
+    if let Some(time) = sent.timestamp.filter(|time| time.0 > now.0 + MAX_FUTURE_MS) {
+        let message = format!("{time} is more than a day after the server's clock, {now}");
+        return Err(reject("invalid_timestamp", message));
+    }
+    match sent.value {
+        // The state keeps values in single precision.
+        Some(value) if !(value as f32).is_finite() => {
+            Err(reject("invalid_value", format!("{value} is too large")))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use featurestore::schema::EventType;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn read(json: &str) -> Result<NamedEvent, &'static str> {
+        let purchase = ("purchase".to_owned(), EventType { weight: 1.0, label: 1 });
+        let schema = Schema { events: [purchase].into(), ..Schema::default() };
+        read_event(json.as_bytes(), &schema, NOW).map_err(|rejected| rejected.code)
+    }
+
+    #[test]
+    fn an_event_is_read_with_the_time_that_it_is_by_default() {
+        let event = read(r#"{"type": "purchase", "user_id": "u", "item_id": "a/b"}"#).unwrap();
+        assert_eq!((&*event.item, event.time, event.value), ("a/b", NOW, None));
+        let json = r#"{"type": "purchase", "session_id": "s", "item_id": "i", "event_id": "e",
+            "timestamp": "2023-11-14T00:00:00Z", "value": 2.5, "position": 3,
+            "recommendation_id": "r", "properties": {"colour": "red", "tags": ["a", "b"]}}"#;
+        let event = read(json).unwrap();
+        assert_eq!((event.time.0, event.position), (1_699_920_000_000, Some(3)));
+        assert_eq!(event.properties.len(), 2);
+        let json = r#"{"type":"purchase","user_id":"u","item_id":"i","timestamp":1699920000000}"#;
+        assert_eq!(read(json).unwrap().time, event.time);
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_event_has_a_code() {
+        let with = |rest: &str| format!(r#"{{"type": "purchase", "item_id": "i", {rest}}}"#);
+        for (json, code) in [
+            ("{", "malformed"),
+            ("7", "invalid_event"),
+            ("{}", "missing_type"),
+            (r#"{"type": "purchse"}"#, "unknown_event_type"),
+            (r#"{"type": "purchase", "user_id": "u"}"#, "missing_id"),
+            (r#"{"type": "purchase", "item_id": "i"}"#, "missing_id"),
+            (&with(r#""user_id": """#), "invalid_id"),
+            (&with(r#""user_id": "u", "event_id": "\u0001""#), "invalid_id"),
+            (&with(r#""user_id": 7"#), "invalid_event"),
+            (&with(r#""user_id": "u", "color": "red""#), "invalid_event"),
+            (&with(r#""user_id": "u", "user_id": "v""#), "invalid_event"),
+            (&with(r#""user_id": "u", "timestamp": "soon""#), "invalid_timestamp"),
+            (&with(r#""user_id": "u", "timestamp": 1700086400001"#), "invalid_timestamp"),
+            (&with(r#""user_id": "u", "timestamp": NaN"#), "malformed"),
+            (&with(r#""user_id": "u", "value": 1e39"#), "invalid_value"),
+            (&with(r#""user_id": "u", "value": 1e400"#), "malformed"),
+            (&with(r#""user_id": "u", "position": -1"#), "invalid_event"),
+            (&with(r#""user_id": "u", "properties": {"a": {"b": 1}}"#), "invalid_event"),
+        ] {
+            assert_eq!(read(json).unwrap_err(), code, "{json}");
+        }
+        let long = with(&format!(r#""user_id": "u", "properties": {{"a": "{}"}}"#, "x".repeat(70_000)));
+        assert_eq!(read(&long).unwrap_err(), "too_large");
+    }
+
+    #[test]
+    fn the_nearest_type_is_proposed() {
+        let purchase = ("purchase".to_owned(), EventType { weight: 1.0, label: 1 });
+        let schema = Schema { events: [purchase].into(), ..Schema::default() };
+        let rejected = read_event(br#"{"type": "purchse"}"#, &schema, NOW).unwrap_err();
+        assert!(rejected.message.ends_with(r#"did you mean "purchase"?"#), "{}", rejected.message);
+    }
+
+    #[test]
+    fn a_body_is_an_array_an_event_or_lines() {
+        assert_eq!(values(b" [{}, 1]").unwrap().len(), 2);
+        assert_eq!(values(b"{\"a\": 1}").unwrap().len(), 1);
+        for body in [&b""[..], b"[", b"[{}", b"{} {}", b"7", b"\"x\"", b"\xff"] {
+            assert!(values(body).is_err(), "{body:?}");
+        }
+        assert_eq!(lines(b"{}\r\n\n  {\n"), [&b"{}"[..], b"{"]);
+    }
+}

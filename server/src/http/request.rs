@@ -1,0 +1,332 @@
+//! What `/v1/recommend` is asked.
+
+use std::borrow::Cow;
+
+use engine::pipeline::Pipeline;
+use engine::release::{Release, ScenarioPlan};
+use featurestore::history::SESSION_USER;
+use featurestore::schema::nearest_name;
+use featurestore::{ItemId, UserId};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::ids::{check_id, check_optional_id};
+use super::problem::{Fault, Problem};
+
+/// Most items of an answer.
+const MAX_N: usize = 1_000;
+
+/// Most items that a request may exclude.
+const MAX_EXCLUDED: usize = 10_000;
+
+/// Most fields that a request may ask for.
+const MAX_FIELDS: usize = 64;
+
+/// Longest time that a request may give, in milliseconds.
+const MAX_DEADLINE_MS: u64 = 60_000;
+
+/// The body of `POST /v1/recommend`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Request {
+    /// Who asks.
+    pub(super) user_id: Option<String>,
+    /// In which session; it stands for the user if there is none.
+    pub(super) session_id: Option<String>,
+    /// The placement; left out: the main one.
+    pub(super) scenario: Option<String>,
+    /// How many items are wanted.
+    pub(super) n: usize,
+    context: Value,
+    seed_items: Value,
+    filter: Value,
+    boosts: Value,
+    page_token: Value,
+    exclude_ids: Vec<String>,
+    diversity: Option<f32>,
+    /// Fields of the items that the answer should have.
+    pub(super) return_fields: Vec<String>,
+    /// How much the answer says about its reasons.
+    pub(super) explain: Explain,
+    /// How long the answer may take.
+    pub(super) deadline_ms: Option<u64>,
+    /// Whether nothing is shown in fact: no impression is logged.
+    pub(super) dry_run: bool,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            user_id: None,
+            session_id: None,
+            scenario: None,
+            n: 10,
+            context: Value::Null,
+            seed_items: Value::Null,
+            filter: Value::Null,
+            boosts: Value::Null,
+            page_token: Value::Null,
+            exclude_ids: Vec::new(),
+            diversity: None,
+            return_fields: Vec::new(),
+            explain: Explain::None,
+            deadline_ms: None,
+            dry_run: false,
+        }
+    }
+}
+
+/// The query of `GET /v1/recommend`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequestQuery {
+    user_id: Option<String>,
+    session_id: Option<String>,
+    scenario: Option<String>,
+    n: Option<usize>,
+    explain: Option<Explain>,
+    deadline_ms: Option<u64>,
+    dry_run: Option<bool>,
+}
+
+impl From<RequestQuery> for Request {
+    fn from(query: RequestQuery) -> Self {
+        let RequestQuery { user_id, session_id, scenario, n, explain, deadline_ms, dry_run } = query;
+        let default = Self::default();
+        Self {
+            user_id,
+            session_id,
+            scenario,
+            n: n.unwrap_or(default.n),
+            explain: explain.unwrap_or(default.explain),
+            deadline_ms,
+            dry_run: dry_run.unwrap_or_default(),
+            ..default
+        }
+    }
+}
+
+/// How much an answer says about its reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Explain {
+    /// Nothing but what everybody should know.
+    None,
+    /// The reasons of every item.
+    Reasons,
+    /// Features and their contributions as well.
+    Full,
+}
+
+impl Request {
+    /// Checks what can be checked without a release.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub(super) fn check(&self) -> Result<(), Problem> {
+        let unsupported = self.unsupported();
+        if !unsupported.is_empty() {
+            return Err(Problem::unprocessable("not_supported", unsupported));
+        }
+        let mut faults = Vec::new();
+        check_optional_id(self.user_id.as_deref(), "/user_id", &mut faults);
+        check_optional_id(self.session_id.as_deref(), "/session_id", &mut faults);
+        self.check_numbers(&mut faults);
+        self.check_lists(&mut faults);
+        if faults.is_empty() { Ok(()) } else { Err(Problem::unprocessable("invalid_request", faults)) }
+    }
+
+    /// What the contract has and this version does not do. It is refused rather than ignored.
+    fn unsupported(&self) -> Vec<Fault> {
+        let parts = [
+            ("/context", &self.context),
+            ("/seed_items", &self.seed_items),
+            ("/filter", &self.filter),
+            ("/boosts", &self.boosts),
+            ("/page_token", &self.page_token),
+        ];
+        let used = parts.into_iter().filter(|(_, value)| !is_empty(value));
+        let mut faults: Vec<Fault> =
+            used.map(|(pointer, _)| Fault::new(pointer, "is not supported yet")).collect();
+        if self.explain == Explain::Full {
+            faults.push(Fault::new("/explain", "`full` is not supported yet, `reasons` is"));
+        }
+        faults
+    }
+
+    fn check_numbers(&self, faults: &mut Vec<Fault>) {
+        if !(1..=MAX_N).contains(&self.n) {
+            faults.push(Fault::new("/n", format!("is {}, must be from 1 to {MAX_N}", self.n)));
+        }
+        if let Some(diversity) = self.diversity.filter(|diversity| !(0.0..=1.0).contains(diversity)) {
+            let message = format!("is {diversity}, must be from 0 to 1");
+            faults.push(Fault::new("/diversity", message));
+        }
+        let allowed = 1..=MAX_DEADLINE_MS;
+        if let Some(deadline) = self.deadline_ms.filter(|deadline| !allowed.contains(deadline)) {
+            let message = format!("is {deadline}, must be from 1 to {MAX_DEADLINE_MS}");
+            faults.push(Fault::new("/deadline_ms", message));
+        }
+    }
+
+    fn check_lists(&self, faults: &mut Vec<Fault>) {
+        let lists = [
+            ("/exclude_ids", self.exclude_ids.len(), MAX_EXCLUDED),
+            ("/return_fields", self.return_fields.len(), MAX_FIELDS),
+        ];
+        for (pointer, n, most) in lists {
+            if n > most {
+                faults.push(Fault::new(pointer, format!("has {n} entries, at most {most} are taken")));
+                return;
+            }
+        }
+        for (i, id) in self.exclude_ids.iter().enumerate() {
+            if let Err(reason) = check_id(id) {
+                faults.push(Fault::new(format!("/exclude_ids/{i}"), reason));
+            }
+        }
+    }
+
+    /// The placement that is asked for, as the request changes it.
+    ///
+    /// # Errors
+    /// If the release has none of that name.
+    pub(super) fn scenario<'a>(
+        &self,
+        release: &'a Release,
+    ) -> Result<Cow<'a, ScenarioPlan>, Problem> {
+        let name = self.scenario.as_deref().unwrap_or_else(|| release.config.main_scenario());
+        let Some(scenario) = release.scenarios.get(name) else {
+            let known = release.scenarios.keys().map(String::as_str);
+            let message = unknown("scenario", name, known);
+            return Err(Problem::unprocessable("unknown_scenario", vec![Fault::new("/scenario", message)]));
+        };
+        let mut scenario = Cow::Borrowed(scenario);
+        if self.n > scenario.top {
+            scenario.to_mut().top = self.n;
+        }
+        if let Some(diversity) = self.diversity {
+            scenario.to_mut().rerank.diversity = diversity;
+        }
+        Ok(scenario)
+    }
+
+    /// Checks the names of fields.
+    ///
+    /// # Errors
+    /// If the release's items have no such field.
+    pub(super) fn check_fields(&self, release: &Release) -> Result<(), Problem> {
+        let known = &release.config.items.fields;
+        let fields = self.return_fields.iter().enumerate();
+        let unknown_fields = fields.filter(|(_, field)| !known.contains_key(*field));
+        let fault = |(i, field): (usize, &String)| {
+            let message = unknown("field", field, known.keys().map(String::as_str));
+            Fault::new(format!("/return_fields/{i}"), message)
+        };
+        let faults: Vec<Fault> = unknown_fields.map(fault).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Problem::unprocessable("unknown_field", faults)) }
+    }
+
+    /// The user, if known to the state: the one that is named, or the one that the session stands for.
+    pub(super) fn user(&self, pipeline: &Pipeline) -> Option<UserId> {
+        let name = match (&self.user_id, &self.session_id) {
+            (Some(user), _) => user.clone(),
+            (None, Some(session)) => format!("{SESSION_USER}{session}"),
+            (None, None) => return None,
+        };
+        pipeline.store().view(|view| view.users().names().get(&name).map(UserId))
+    }
+
+    /// The items to exclude, and the names among them that nobody knows.
+    pub(super) fn excluded(&self, pipeline: &Pipeline) -> (Vec<ItemId>, Vec<String>) {
+        let (mut items, mut missing) = (Vec::with_capacity(self.exclude_ids.len()), Vec::new());
+        pipeline.store().view(|view| {
+            for id in &self.exclude_ids {
+                match view.items().names().get(id) {
+                    Some(item) => items.push(ItemId(item)),
+                    None => missing.push(id.clone()),
+                }
+            }
+        });
+        (items, missing)
+    }
+}
+
+/// Says that there is no `what` called `name`, and which one was probably meant.
+pub(super) fn unknown<'a>(
+    what: &str,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    match nearest_name(name, known) {
+        Some(nearest) => format!("unknown {what} {name:?}; did you mean {nearest:?}?"),
+        None => format!("unknown {what} {name:?}"),
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(values) => values.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::String(text) => text.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::body::parse_json;
+    use super::*;
+    use actix_web::ResponseError;
+
+    fn check(json: &str) -> Result<(), String> {
+        let request: Request =
+            parse_json(json.as_bytes()).map_err(|error| format!("{:?}", error.fault))?;
+        request.check().map_err(|problem| {
+            assert_eq!(problem.status_code(), 422);
+            problem.to_string()
+        })
+    }
+
+    #[test]
+    fn a_request_may_leave_everything_out() {
+        assert_eq!(check("{}"), Ok(()));
+        assert_eq!(check(r#"{"user_id": null, "filter": {"must": []}, "seed_items": []}"#), Ok(()));
+    }
+
+    #[test]
+    fn everything_that_is_out_of_range_is_named() {
+        let message = check(r#"{"user_id": "", "n": 1001, "deadline_ms": 0}"#).unwrap_err();
+        for pointer in ["/user_id:", "/n: is 1001", "/deadline_ms: is 0"] {
+            assert!(message.contains(pointer), "{message}");
+        }
+        for json in [
+            r#"{"n": 0}"#,
+            r#"{"n": -1}"#,
+            r#"{"n": "ten"}"#,
+            r#"{"diversity": 1.5}"#,
+            r#"{"session_id": "a\u0000"}"#,
+            r#"{"exclude_ids": ["a", ""]}"#,
+            r#"{"user": "u"}"#,
+            r#"{"explain": "reason"}"#,
+        ] {
+            assert!(check(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_rather_than_ignored() {
+        for (json, pointer) in [
+            (r#"{"filter": {"must": [{"field": "a", "exists": true}]}}"#, "/filter"),
+            (r#"{"seed_items": ["a"]}"#, "/seed_items"),
+            (r#"{"context": {"device": "phone"}}"#, "/context"),
+            (r#"{"boosts": [1]}"#, "/boosts"),
+            (r#"{"page_token": "x"}"#, "/page_token"),
+            (r#"{"explain": "full"}"#, "/explain"),
+        ] {
+            let message = check(json).unwrap_err();
+            assert!(message.contains("not_supported") && message.contains(pointer), "{message}");
+        }
+    }
+}

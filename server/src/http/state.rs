@@ -1,0 +1,395 @@
+//! What the routes share: the release in service, the live state, the log that feeds it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use actix_web::http::StatusCode;
+use anyhow::{Context, bail};
+use engine::clock::Clock;
+use engine::config::{Config, Fsync};
+use engine::pipeline::{Pipeline, Query, Scratch};
+use engine::release::{Manifest, OpenReleaseError, Release};
+use engine::shelf::{Shelf, ShelfError};
+use engine::state::{OpenStateError, State, log_folder, open_store, write_snapshot};
+use featurestore::log::{
+    AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, ScanError,
+};
+use featurestore::{NamedEvent, Schema, UserId};
+
+use super::ids::RecommendationIds;
+use super::impressions::ImpressionLog;
+use super::metrics::Metrics;
+use super::pool::Pool;
+use super::problem::Problem;
+
+/// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
+const WARM_UP_USERS: u32 = 32;
+
+/// What the server is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The release is being loaded, verified and warmed up.
+    Loading,
+    /// Requests are answered.
+    Ready,
+    /// Requests in flight are answered, and then the server ends.
+    Draining,
+}
+
+/// The log and the state that it was folded into. Both change under one lock, so that the state is folded in the order
+/// of the log.
+struct Ingest {
+    log: EventLog,
+    state: State,
+}
+
+/// What the routes share.
+pub(super) struct Engine {
+    /// The configuration that the server was started with.
+    pub(super) config: Config,
+    /// Its event types and fields.
+    pub(super) schema: Schema,
+    /// The time that it is.
+    pub(super) clock: Clock,
+    /// The threads that run the pipeline.
+    pub(super) pool: Pool,
+    /// What is counted.
+    pub(super) metrics: Metrics,
+    /// What was shown.
+    pub(super) impressions: ImpressionLog,
+    /// Names for answers.
+    pub(super) recommendation_ids: RecommendationIds,
+    shelf: Shelf,
+    phase: RwLock<Phase>,
+    active: RwLock<Option<Arc<Pipeline>>>,
+    ingest: Mutex<Option<Ingest>>,
+    /// Held while a release is activated.
+    activation: Mutex<()>,
+    syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+}
+
+/// Why a release was not activated. The one in service stays.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ActivateError {
+    /// It is not there, or damaged.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// It does not fit the log.
+    #[error(transparent)]
+    State(#[from] OpenStateError),
+    /// It does not answer.
+    #[error("release {0:?} failed when it was warmed up")]
+    SelfTest(String),
+    /// The server has none in service yet, or is ending.
+    #[error("the server is not ready")]
+    NotReady,
+}
+
+impl From<ScanError> for ActivateError {
+    fn from(error: ScanError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+impl From<ActivateError> for Problem {
+    fn from(error: ActivateError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ActivateError::Shelf(ShelfError::Unknown { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_release", detail)
+            }
+            ActivateError::NotReady => Self::not_ready(detail),
+            ActivateError::Shelf(ShelfError::Io { .. }) => Self::internal(detail),
+            _ => Self::new(StatusCode::CONFLICT, "release_refused", detail),
+        }
+    }
+}
+
+/// Why events were not taken in: none of them was.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IngestError {
+    /// There is no state yet, or no more.
+    #[error("the server is not ready")]
+    NotReady,
+    /// The log refused them.
+    #[error("{error}{}", source_of(.error))]
+    Append {
+        /// Why.
+        error: AppendError,
+    },
+}
+
+fn source_of(error: &AppendError) -> String {
+    std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Self {
+        let detail = error.to_string();
+        match error {
+            IngestError::NotReady => Self::not_ready(detail),
+            IngestError::Append { error: AppendError::Write { .. } } => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "log_not_writable", detail)
+            }
+            IngestError::Append { .. } => Self::internal(detail),
+        }
+    }
+}
+
+impl Engine {
+    /// Starts the threads that a server needs; no release is loaded yet.
+    ///
+    /// # Errors
+    /// If the system refuses a thread, or the folder of the impressions cannot be made.
+    pub(super) fn start(config: &Config, clock: Clock) -> anyhow::Result<Self> {
+        let (server, metrics) = (&config.server, Metrics::new());
+        let impressions = ImpressionLog::start(
+            &config.data_dir.join("impressions"),
+            server.keep_impressions,
+            clock.now(),
+            metrics.impressions_dropped.clone(),
+        )?;
+        Ok(Self {
+            schema: config.schema(),
+            clock,
+            pool: Pool::start(server.workers, server.queue).context("cannot start the workers")?,
+            metrics,
+            impressions,
+            recommendation_ids: RecommendationIds::default(),
+            shelf: Shelf::new(&config.data_dir),
+            phase: RwLock::new(Phase::Loading),
+            active: RwLock::new(None),
+            ingest: Mutex::new(None),
+            activation: Mutex::new(()),
+            syncer: Mutex::new(None),
+            config: config.clone(),
+        })
+    }
+
+    /// Opens the log and the active release, brings the state up to date, and warms up.
+    ///
+    /// # Errors
+    /// If there is no active release, it is damaged or of another log, or the log is damaged or in use.
+    pub(super) fn load(self: &Arc<Self>) -> anyhow::Result<()> {
+        let log = self.open_log()?;
+        let id = self.shelf.active()?;
+        let release = Arc::new(self.shelf.open(&id)?);
+        let opened = open_store(&self.config.data_dir, &release)?;
+        if let Some(refused) = &opened.refused {
+            eprintln!("the state is folded from the whole log: {refused}");
+        }
+        eprintln!("release {id}: {} records of the log were folded", opened.n_records);
+        let pipeline = Arc::new(Pipeline::new(release, opened.state.store().clone()));
+        self.warm_up(&pipeline)?;
+        *self.lock_ingest() = Some(Ingest { log, state: opened.state });
+        self.swap(pipeline);
+        self.start_syncer()?;
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if *phase == Phase::Loading {
+            *phase = Phase::Ready;
+        }
+        Ok(())
+    }
+
+    fn open_log(&self) -> anyhow::Result<EventLog> {
+        let policy = match self.config.server.fsync {
+            Fsync::Always => FsyncPolicy::Always,
+            Fsync::Interval => FsyncPolicy::Interval(DEFAULT_FSYNC_INTERVAL),
+            Fsync::Never => FsyncPolicy::Never,
+        };
+        let folder = log_folder(&self.config.data_dir);
+        if !folder.is_dir() {
+            bail!("there is no event log in {}: import one with `cascade import`", folder.display());
+        }
+        let (log, opened) = EventLog::open(&folder, policy)?;
+        if opened.cut_bytes > 0 {
+            eprintln!("{} bytes of an incomplete record were cut from the log", opened.cut_bytes);
+        }
+        Ok(log)
+    }
+
+    /// What the server is doing.
+    pub(super) fn phase(&self) -> Phase {
+        self.phase.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on the server says that it is not ready.
+    pub(super) fn drain(&self) {
+        *self.phase.write().unwrap_or_else(PoisonError::into_inner) = Phase::Draining;
+    }
+
+    /// The release in service with its state, if one is loaded.
+    pub(super) fn active(&self) -> Option<Arc<Pipeline>> {
+        self.active.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The release in service with its state.
+    ///
+    /// # Errors
+    /// If none is loaded yet.
+    pub(super) fn pipeline(&self) -> Result<Arc<Pipeline>, Problem> {
+        self.active().ok_or_else(|| Problem::not_ready("no release is loaded yet"))
+    }
+
+    /// Appends `events` to the log and folds them into the state. When this returns, they are as durable as the policy
+    /// says, and the next request knows them.
+    ///
+    /// # Errors
+    /// If the log refuses them; none of them counts then.
+    pub(super) fn ingest(&self, events: &[NamedEvent]) -> Result<Vec<Outcome>, IngestError> {
+        let mut ingest = self.lock_ingest();
+        let Some(Ingest { log, state }) = &mut *ingest else { return Err(IngestError::NotReady) };
+        let appended = log.append_events(events);
+        let outcomes = appended.map_err(|error| IngestError::Append { error })?;
+        let accepted = events.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Accepted);
+        state.apply_events(accepted.map(|(event, _)| event), log.position());
+        Ok(outcomes)
+    }
+
+    /// The releases on the shelf, and the name of the active one.
+    ///
+    /// # Errors
+    /// If the shelf cannot be read.
+    #[expect(clippy::type_complexity, reason = "it is what the shelf lists")]
+    pub(super) fn releases(
+        &self,
+    ) -> Result<(String, Vec<(String, Result<Manifest, OpenReleaseError>)>), ShelfError> {
+        Ok((self.shelf.active()?, self.shelf.list()?))
+    }
+
+    /// Puts the release called `id` into service: opened, checked and warmed up first, then swapped in at once.
+    ///
+    /// # Errors
+    /// If anything is wrong with it; the one in service stays.
+    pub(super) fn activate(&self, id: &str) -> Result<(), ActivateError> {
+        let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
+        let release = Arc::new(self.shelf.open(id)?);
+        let shared = self.shared_store(&release)?;
+        match shared {
+            Some(pipeline) => {
+                self.warm_up(&pipeline)?;
+                self.shelf.activate(id)?;
+                self.swap(pipeline);
+            }
+            None => self.activate_with_new_state(&release)?,
+        }
+        Ok(())
+    }
+
+    /// `release` with the state in service, if that remembers what it needs.
+    fn shared_store(&self, release: &Arc<Release>) -> Result<Option<Arc<Pipeline>>, ActivateError> {
+        let ingest = self.lock_ingest();
+        let Some(Ingest { state, .. }) = &*ingest else { return Err(ActivateError::NotReady) };
+        if !state.fits(release) {
+            return Ok(None);
+        }
+        state.check_items(release, &self.log_folder())?;
+        Ok(Some(Arc::new(Pipeline::new(release.clone(), state.store().clone()))))
+    }
+
+    /// Folds the log anew for `release`, most of it while events go on coming in.
+    fn activate_with_new_state(&self, release: &Arc<Release>) -> Result<(), ActivateError> {
+        let mut state = State::empty(release);
+        let records = match &*self.lock_ingest() {
+            Some(ingest) => ingest.log.scan(Position::START)?,
+            None => return Err(ActivateError::NotReady),
+        };
+        state.follow(records)?;
+        state.check_items(release, &self.log_folder())?;
+        let pipeline = Arc::new(Pipeline::new(release.clone(), state.store().clone()));
+        self.warm_up(&pipeline)?;
+        self.shelf.activate(&release.manifest.id)?;
+        let mut ingest = self.lock_ingest();
+        let Some(ingest) = &mut *ingest else { return Err(ActivateError::NotReady) };
+        state.follow(ingest.log.scan(state.position())?)?;
+        ingest.state = state;
+        self.swap(pipeline);
+        Ok(())
+    }
+
+    /// Asks `pipeline` for lists of nobody and of some users, in every placement.
+    fn warm_up(&self, pipeline: &Pipeline) -> Result<(), ActivateError> {
+        let n_users = pipeline.store().view(|view| view.users().len()) as u32;
+        let step = n_users.div_ceil(WARM_UP_USERS).max(1) as usize;
+        let users = (0..n_users).step_by(step).map(|user| Some(UserId(user)));
+        let users: Vec<Option<UserId>> = std::iter::once(None).chain(users).collect();
+        let now = self.clock.now();
+        let ask = || {
+            let mut scratch = Scratch::default();
+            for scenario in pipeline.release().scenarios.values() {
+                for user in &users {
+                    let query = Query {
+                        user: *user,
+                        now,
+                        n: 10,
+                        exclude: Vec::new(),
+                        seed: 0,
+                        deadline: None,
+                    };
+                    pipeline.recommend(scenario, &query, &mut scratch);
+                }
+            }
+        };
+        let failed = |_| ActivateError::SelfTest(pipeline.release().manifest.id.clone());
+        catch_unwind(AssertUnwindSafe(ask)).map_err(failed)
+    }
+
+    /// Forces the log to the disk, writes what waits of the impressions, and writes the snapshot.
+    ///
+    /// # Errors
+    /// If any of them fails.
+    pub(super) fn close(&self) -> anyhow::Result<()> {
+        let syncer = self.syncer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, syncer)) = syncer {
+            drop(stop);
+            syncer.join().map_err(|_| anyhow::anyhow!("the thread that syncs the log panicked"))?;
+        }
+        self.impressions.close();
+        let Some(mut ingest) = self.lock_ingest().take() else { return Ok(()) };
+        ingest.log.sync().context("the log was not synced")?;
+        write_snapshot(&self.config.data_dir, &ingest.state)?;
+        Ok(())
+    }
+
+    fn swap(&self, pipeline: Arc<Pipeline>) {
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(pipeline);
+    }
+
+    fn log_folder(&self) -> PathBuf {
+        log_folder(&self.config.data_dir)
+    }
+
+    fn lock_ingest(&self) -> MutexGuard<'_, Option<Ingest>> {
+        // A panic while events were applied would leave a state that is not the log's: nothing is answered from it.
+        self.ingest.lock().expect("no holder of this lock panics")
+    }
+
+    /// Starts the thread that syncs the log when no further append does it.
+    fn start_syncer(self: &Arc<Self>) -> anyhow::Result<()> {
+        if self.config.server.fsync != Fsync::Interval {
+            return Ok(());
+        }
+        let (stop, stopped) = channel();
+        let engine = self.clone();
+        let syncer = std::thread::Builder::new()
+            .name("log-sync".into())
+            .spawn(move || engine.sync_until(&stopped))
+            .context("cannot start a thread")?;
+        *self.syncer.lock().unwrap_or_else(PoisonError::into_inner) = Some((stop, syncer));
+        Ok(())
+    }
+
+    fn sync_until(&self, stopped: &Receiver<()>) {
+        while stopped.recv_timeout(DEFAULT_FSYNC_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            if let Some(ingest) = &mut *self.lock_ingest()
+                && let Err(error) = ingest.log.sync()
+            {
+                eprintln!("error: {error}{}", source_of(&error));
+                return;
+            }
+        }
+    }
+}
