@@ -10,7 +10,7 @@
 //! trees", SIGIR 2015; rows side by side as in "RapidScorer: fast tree ensemble evaluation by
 //! maximizing compactness in data level parallelization", KDD 2018.
 
-use super::{Forest, Missing, Tree, ZERO, category, holds};
+use super::{Forest, Missing, Tree, ZERO, holds};
 
 /// Rows of a block.
 const BLOCK: usize = 64;
@@ -298,15 +298,27 @@ fn strike_set<B: LeafBits>(bits: &mut [B; BLOCK], lanes: &Lanes, test: &Test, se
     if set.len() > MOST_WORDS {
         return strike(bits, lanes, test, |value| holds(set, value));
     }
-    let mut found = [0u32; BLOCK];
+    let (mut categories, mut found) = ([0u32; BLOCK], [0u32; BLOCK]);
+    categories.iter_mut().zip(lanes).for_each(|(to, &value)| *to = small_category(value));
     for (number, &word) in (0u32..).zip(set) {
-        for (found, &value) in found.iter_mut().zip(lanes) {
-            let category = category(value);
+        for (found, category) in found.iter_mut().zip(categories) {
             *found |= if category / 32 == number { word >> (category % 32) } else { 0 };
         }
     }
     let keep = B::from_keep(test.keep);
     bits.iter_mut().zip(found).for_each(|(bits, found)| bits.strike(found & 1 == 1, keep));
+}
+
+/// As [`super::category`] for those that sets of up to [`MOST_WORDS`] can hold, and a larger number for
+/// all else. Conversion by `as` keeps to the range of its type, which vectors have no instruction for.
+#[inline(always)]
+fn small_category(value: f32) -> u32 {
+    const LIMIT: f32 = 32.0 * MOST_WORDS as f32;
+    // From here on a float's last bits are an integer's.
+    const INTEGERS: f32 = 8_388_608.0;
+    let is_small = (value > -1.0) & (value < LIMIT);
+    let whole = if is_small { value.trunc() } else { LIMIT };
+    (whole + INTEGERS).to_bits() - INTEGERS.to_bits()
 }
 
 #[cfg(test)]
@@ -354,6 +366,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn small_categories_are_those_of_conversion() {
+        let edges = [0.0, -0.0, -0.5, 0.99, 1.0, 63.5, 1_023.0, 1_023.99, -1e-40];
+        assert!(edges.iter().all(|&value| small_category(value) == value as u32));
+        let none = [-1.0, 1_024.0, 1e30, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        assert!(none.iter().all(|&value| small_category(value) == 1_024));
     }
 
     #[test]
