@@ -1,13 +1,14 @@
 //! Construction by hnsw_rs, and the extraction of its graph into flat arrays.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 use featurestore::ItemId;
 use hnsw_rs::prelude::{Distance, Hnsw};
 use rayon::ThreadPoolBuilder;
 
 use super::{HnswIndex, MAX_LAYERS, NO_NEIGHBOUR, Shape};
-use crate::kernels::{Kernel, LANES, dispatch};
+use crate::kernels::{LANES, SquaredDistance, dispatch};
 use crate::mapped::Array;
 use crate::vectors::{Vectors, has_direction};
 
@@ -50,7 +51,8 @@ pub enum BuildIndexError {
 /// without any neighbour.
 const N_BEFORE_THREADS: usize = 256;
 
-type Point<'b> = std::sync::Arc<hnsw_rs::hnsw::Point<'b, f32>>;
+type Graph = Hnsw<'static, f32, Squared>;
+type Point = Arc<hnsw_rs::hnsw::Point<'static, f32>>;
 
 impl HnswIndex {
     /// A graph over the items of `vectors` that have one.
@@ -69,38 +71,37 @@ impl HnswIndex {
         }
         let items: Vec<ItemId> =
             vectors.iter().filter(|(_, row)| has_direction(row)).map(|(item, _)| item).collect();
-        let lengthened = lengthen(vectors, &items);
-        let graph = construct(&lengthened, vectors.dim() + 1, items.len(), config)?;
+        let rows = lengthen(vectors, &items);
+        let graph = construct(&rows, items.len(), config)?;
         Ok(extract(&graph, vectors, &items, config.m))
     }
 }
 
-/// The vectors of `items`, scaled and with one more dimension, so that all of them have length 1: `[items.len(), dim + 1]`.
+/// The vectors of `items`, scaled and with one more dimension, so that all of them have length 1, filled up with zeros:
+/// `[items.len(), a multiple of LANES]`.
 fn lengthen(vectors: &Vectors, items: &[ItemId]) -> Vec<f32> {
     let squared_norm = |item: &ItemId| -> f64 {
         vectors.row(*item).iter().map(|&value| f64::from(value).powi(2)).sum()
     };
     let longest = items.iter().map(squared_norm).fold(f64::MIN_POSITIVE, f64::max);
     let scale = longest.sqrt().recip();
-    let mut rows = Vec::with_capacity(items.len() * (vectors.dim() + 1));
+    let stride = (vectors.dim() + 1).next_multiple_of(LANES);
+    let mut rows = Vec::with_capacity(items.len() * stride);
     for item in items {
         rows.extend(vectors.row(*item).iter().map(|&value| (f64::from(value) * scale) as f32));
         rows.push((1.0 - squared_norm(item) / longest).max(0.0).sqrt() as f32);
+        rows.resize(rows.len().next_multiple_of(stride), 0.0);
     }
     rows
 }
 
-/// The graph of `rows`: `[n_rows, dim]`.
-fn construct(
-    rows: &[f32],
-    dim: usize,
-    n_rows: usize,
-    config: &HnswConfig,
-) -> Result<Hnsw<'static, f32, SquaredDistance>, BuildIndexError> {
+/// The graph of `n_rows` rows of one length.
+fn construct(rows: &[f32], n_rows: usize, config: &HnswConfig) -> Result<Graph, BuildIndexError> {
     let HnswConfig { m, ef_construction, n_threads } = *config;
-    let graph = Hnsw::new(m, n_rows, MAX_LAYERS, ef_construction, SquaredDistance);
+    let graph = Hnsw::new(m, n_rows, MAX_LAYERS, ef_construction, Squared);
+    let stride = rows.len() / n_rows.max(1);
     let mut rows: Vec<(&[f32], usize)> =
-        rows.chunks_exact(dim).enumerate().map(|(row, vector)| (vector, row)).collect();
+        rows.chunks_exact(stride.max(1)).enumerate().map(|(row, vector)| (vector, row)).collect();
     let n_first = if n_threads == 1 { rows.len() } else { rows.len().min(N_BEFORE_THREADS) };
     let raced = rows.split_off(n_first);
     rows.into_iter().for_each(|row| graph.insert_slice(row));
@@ -112,43 +113,16 @@ fn construct(
 }
 
 /// Squared Euclidean distance: hnsw_rs only compares distances, and needs no root.
-struct SquaredDistance;
+struct Squared;
 
-impl Distance<f32> for SquaredDistance {
+impl Distance<f32> for Squared {
     fn eval(&self, a: &[f32], b: &[f32]) -> f32 {
-        dispatch(Difference { a, b })
-    }
-}
-
-/// The squared length of `a - b`.
-struct Difference<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-}
-
-impl Kernel for Difference<'_> {
-    type Output = f32;
-
-    #[inline(always)]
-    fn run(self) -> f32 {
-        let mut sums = [0.0f32; LANES];
-        for (x, y) in self.a.chunks(LANES).zip(self.b.chunks(LANES)) {
-            for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
-                let difference = x - y;
-                *sum = difference.mul_add(difference, *sum);
-            }
-        }
-        sums.iter().sum()
+        dispatch(SquaredDistance { a, b })
     }
 }
 
 /// The graph in flat arrays, its nodes numbered by falling level.
-fn extract(
-    graph: &Hnsw<'static, f32, SquaredDistance>,
-    vectors: &Vectors,
-    items: &[ItemId],
-    m: usize,
-) -> HnswIndex {
+fn extract(graph: &Graph, vectors: &Vectors, items: &[ItemId], m: usize) -> HnswIndex {
     let points = points_by_falling_level(graph, items.len());
     let level = |point: &Point| usize::from(point.get_point_id().0);
     let n_layers = points.first().map_or(0, |point| level(point) + 1);
@@ -180,10 +154,7 @@ fn extract(
 }
 
 /// All points, the highest level first, and in the order of their rows within a level.
-fn points_by_falling_level(
-    graph: &Hnsw<'static, f32, SquaredDistance>,
-    n_points: usize,
-) -> Vec<Point<'static>> {
+fn points_by_falling_level(graph: &Graph, n_points: usize) -> Vec<Point> {
     if n_points == 0 {
         return Vec::new();
     }

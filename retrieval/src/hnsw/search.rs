@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use featurestore::{ItemId, Scored, keep_best};
 
 use super::{HnswIndex, NO_NEIGHBOUR};
-use crate::kernels::{Kernel, dispatch, dot_lanes, prefetch};
+use crate::kernels::{Kernel, Simd, dispatch, dot_lanes, prefetch};
 
 /// Memory of a search, kept from one to the next by each thread. It fits every index.
 #[derive(Debug, Default)]
@@ -103,22 +103,22 @@ impl<A: Fn(u32) -> bool> Kernel for Descent<'_, A> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<V: Simd>(self) {
         let Self { graph, ef, accept, scratch } = self;
-        let start = climb(&graph, &scratch.query);
-        search_base(&graph, start, ef, accept, scratch);
+        let start = climb::<V>(&graph, &scratch.query);
+        search_base::<V>(&graph, start, ef, accept, scratch);
     }
 }
 
 /// The node that greedy steps through the upper layers lead to.
 #[inline(always)]
-fn climb(graph: &Graph<'_>, query: &[f32]) -> Ranked {
-    let mut best = Ranked::new(dot_lanes(query, graph.vector(0)), 0);
+fn climb<V: Simd>(graph: &Graph<'_>, query: &[f32]) -> Ranked {
+    let mut best = Ranked::new(dot_lanes::<V>(query, graph.vector(0)), 0);
     for layer in graph.upper.iter().rev() {
         loop {
             let before = best;
             for node in neighbours(layer, graph.m, before.node()) {
-                best = best.max(Ranked::new(dot_lanes(query, graph.vector(node)), node));
+                best = best.max(Ranked::new(dot_lanes::<V>(query, graph.vector(node)), node));
             }
             if best == before {
                 break;
@@ -130,7 +130,7 @@ fn climb(graph: &Graph<'_>, query: &[f32]) -> Ranked {
 
 /// Follows the best open node of the lowest layer until none can be among the best `ef`.
 #[inline(always)]
-fn search_base(
+fn search_base<V: Simd>(
     graph: &Graph<'_>,
     start: Ranked,
     ef: usize,
@@ -160,7 +160,7 @@ fn search_base(
             }
         }
         for &node in fresh.iter() {
-            let ranked = Ranked::new(dot_lanes(query, graph.vector(node)), node);
+            let ranked = Ranked::new(dot_lanes::<V>(query, graph.vector(node)), node);
             if ranked > worst {
                 open.push(ranked);
                 if accept(node) {

@@ -1,13 +1,10 @@
 //! Weighted ridge regression of one row: small dense systems, set up and solved in place.
 
-use crate::kernels::{Kernel, LANES, dispatch, dot_lanes};
+use crate::kernels::{Kernel, LANES, Simd, block, block_mut, dispatch, dot_lanes};
 
 /// Observations whose outer products are summed up in registers before they are added to the matrix: 16 KiB at 64
 /// dimensions, which stays in L1.
 const BLOCK_ROWS: usize = 64;
-
-/// Rows of the matrix that are summed up at once: with one register each there are enough to hide the latency of an addition.
-const TILE_ROWS: usize = 8;
 
 /// Rows of the factor that are subtracted from the rest at once.
 const PANEL_ROWS: usize = 4;
@@ -23,7 +20,7 @@ pub(super) struct NormalEquations {
     /// The right-hand side, later the solution.
     solution: Vec<f32>,
     /// Observations that are not yet in the matrix, times the roots of their weights: up to `[BLOCK_ROWS, stride]`.
-    block: Vec<f32>,
+    weighted: Vec<f32>,
 }
 
 impl NormalEquations {
@@ -32,7 +29,7 @@ impl NormalEquations {
             stride,
             matrix: vec![0.0; stride * stride],
             solution: vec![0.0; stride],
-            block: Vec::with_capacity(BLOCK_ROWS * stride),
+            weighted: Vec::with_capacity(BLOCK_ROWS * stride),
         }
     }
 
@@ -65,29 +62,31 @@ impl<'h, O: Iterator<Item = (&'h [f32], f32)>> Kernel for Solve<'_, O> {
     type Output = bool;
 
     #[inline(always)]
-    fn run(self) -> bool {
+    fn run<V: Simd>(self) -> bool {
         let Self { equations, base, ridge, observations } = self;
-        let NormalEquations { stride, matrix, solution, block } = equations;
+        let NormalEquations { stride, matrix, solution, weighted } = equations;
         let stride = *stride;
         matrix.copy_from_slice(base);
         matrix.iter_mut().step_by(stride + 1).for_each(|diagonal| *diagonal += ridge);
         solution.fill(0.0);
-        block.clear();
+        weighted.clear();
         for (observed, weight) in observations {
             let root = weight.sqrt();
-            block.extend(observed.iter().map(|value| value * root));
-            block.resize(block.len().next_multiple_of(stride), 0.0);
-            add_multiple(solution, observed, weight);
-            if block.len() == BLOCK_ROWS * stride {
-                add_outer_products(matrix, block, stride);
-                block.clear();
+            weighted.extend(observed.iter().map(|value| value * root));
+            weighted.resize(weighted.len().next_multiple_of(stride), 0.0);
+            let row = &weighted[weighted.len() - stride..];
+            add_multiple::<V>(solution, row, root, 0);
+            if weighted.len() == BLOCK_ROWS * stride {
+                add_outer_products::<V>(matrix, weighted, stride);
+                weighted.clear();
             }
         }
-        add_outer_products(matrix, block, stride);
-        factorise(matrix, stride) && {
-            substitute(matrix, solution, stride);
-            true
+        add_outer_products::<V>(matrix, weighted, stride);
+        let is_definite = factorise::<V>(matrix, stride);
+        if is_definite {
+            substitute::<V>(matrix, solution, stride);
         }
+        is_definite
     }
 }
 
@@ -108,60 +107,65 @@ impl Kernel for Gram<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
-        for block in self.rows.chunks(BLOCK_ROWS * self.stride) {
-            add_outer_products(self.matrix, block, self.stride);
+    fn run<V: Simd>(self) {
+        for rows in self.rows.chunks(BLOCK_ROWS * self.stride) {
+            add_outer_products::<V>(self.matrix, rows, self.stride);
         }
     }
 }
 
-/// Adds the outer product of each row of `block` with itself to the upper triangle of `matrix`.
+/// Adds the outer product of each of `rows` with itself to the upper triangle of `matrix`.
 #[inline(always)]
-fn add_outer_products(matrix: &mut [f32], block: &[f32], stride: usize) {
-    for top in (0..stride).step_by(TILE_ROWS) {
+fn add_outer_products<V: Simd>(matrix: &mut [f32], rows: &[f32], stride: usize) {
+    if V::N_KEPT >= 16 {
+        add_by_tiles::<V, 16>(matrix, rows, stride);
+    } else {
+        add_by_tiles::<V, 4>(matrix, rows, stride);
+    }
+}
+
+/// `HEIGHT` rows of the matrix are summed up at once, in registers; it divides `LANES`.
+#[inline(always)]
+fn add_by_tiles<V: Simd, const HEIGHT: usize>(matrix: &mut [f32], rows: &[f32], stride: usize) {
+    for top in (0..stride).step_by(HEIGHT) {
         for left in (top / LANES * LANES..stride).step_by(LANES) {
-            let mut tile = [[0.0; LANES]; TILE_ROWS];
-            for row in block.chunks_exact(stride) {
-                let (down, across) = (lanes::<TILE_ROWS>(row, top), lanes::<LANES>(row, left));
-                for (sums, &factor) in tile.iter_mut().zip(down) {
-                    for (sum, &value) in sums.iter_mut().zip(across) {
-                        *sum = value.mul_add(factor, *sum);
-                    }
+            let mut tile = [V::splat(0.0); HEIGHT];
+            for row in rows.chunks_exact(stride) {
+                let across = V::load(block(row, left));
+                let down: &[f32; HEIGHT] =
+                    row[top..top + HEIGHT].try_into().expect("HEIGHT elements");
+                for i in 0..HEIGHT {
+                    tile[i] = across.mul_add(V::splat(down[i]), tile[i]);
                 }
             }
-            for (i, sums) in tile.iter().enumerate() {
-                let target = &mut matrix[(top + i) * stride + left..][..LANES];
-                target.iter_mut().zip(sums).for_each(|(target, sum)| *target += sum);
+            for (i, sum) in tile.into_iter().enumerate() {
+                let target = block_mut(matrix, (top + i) * stride + left);
+                V::load(target).add(sum).store(target);
             }
         }
     }
 }
 
+/// `target += factor * row`, from the block of `start` on. Both are made of whole blocks.
 #[inline(always)]
-fn lanes<const N: usize>(row: &[f32], start: usize) -> &[f32; N] {
-    row[start..start + N].try_into().expect("the range has N elements")
-}
-
-/// `target += factor * row`; the shorter of the two decides.
-#[inline(always)]
-fn add_multiple(target: &mut [f32], row: &[f32], factor: f32) {
-    for (target, &value) in target.iter_mut().zip(row) {
-        *target = value.mul_add(factor, *target);
+fn add_multiple<V: Simd>(target: &mut [f32], row: &[f32], factor: f32, start: usize) {
+    let factor = V::splat(factor);
+    for left in (start / LANES * LANES..row.len()).step_by(LANES) {
+        let target = block_mut(target, left);
+        V::load(block(row, left)).mul_add(factor, V::load(target)).store(target);
     }
 }
 
-/// Replaces the upper triangle of `matrix` by its Cholesky factor; whether there is one.
-///
-/// What lies below the diagonal changes too, and means nothing.
+/// Replaces `matrix`, given by its upper triangle, by its Cholesky factor; whether there is one.
 #[inline(always)]
-fn factorise(matrix: &mut [f32], stride: usize) -> bool {
+fn factorise<V: Simd>(matrix: &mut [f32], stride: usize) -> bool {
     for top in (0..stride).step_by(PANEL_ROWS) {
         let (panel, rest) = matrix[top * stride..].split_at_mut(PANEL_ROWS * stride);
-        if !factorise_panel(panel, top, stride) {
+        if !factorise_panel::<V>(panel, top, stride) {
             return false;
         }
         for (i, row) in rest.chunks_exact_mut(stride).enumerate() {
-            subtract_panel(row, panel, top + PANEL_ROWS + i, stride);
+            subtract_panel::<V>(row, panel, top + PANEL_ROWS + i, stride);
         }
     }
     true
@@ -169,55 +173,54 @@ fn factorise(matrix: &mut [f32], stride: usize) -> bool {
 
 /// Factorises the rows `top..top + PANEL_ROWS`, from which all rows above were subtracted.
 #[inline(always)]
-fn factorise_panel(panel: &mut [f32], top: usize, stride: usize) -> bool {
-    let start = top / LANES * LANES;
+fn factorise_panel<V: Simd>(panel: &mut [f32], top: usize, stride: usize) -> bool {
     for k in 0..PANEL_ROWS {
         let (above, below) = panel.split_at_mut(k * stride);
         let row = &mut below[..stride];
         for done in above.chunks_exact(stride) {
-            let factor = -done[top + k];
-            add_multiple(&mut row[start..], &done[start..], factor);
+            add_multiple::<V>(row, done, -done[top + k], top);
         }
         let pivot = row[top + k];
         if pivot.is_nan() || pivot <= 0.0 {
             return false;
         }
-        let scale = 1.0 / pivot.sqrt();
-        row[start..].iter_mut().for_each(|value| *value *= scale);
+        // Zeros before the diagonal, so that rows can be handled in whole blocks from here on.
+        row[..top + k].fill(0.0);
+        let scale = V::splat(1.0 / pivot.sqrt());
+        for left in (top / LANES * LANES..stride).step_by(LANES) {
+            let target = block_mut(row, left);
+            V::load(target).mul(scale).store(target);
+        }
     }
     true
 }
 
-/// Subtracts the rows of a factorised panel from row `i`, in whole registers from the one of the diagonal on.
+/// Subtracts the rows of a factorised panel from row `i`, from the block of the diagonal on.
 #[inline(always)]
-fn subtract_panel(row: &mut [f32], panel: &[f32], i: usize, stride: usize) {
-    let start = i / LANES * LANES;
-    let (a, rest) = panel.split_at(stride);
-    let (b, rest) = rest.split_at(stride);
-    let (c, d) = rest.split_at(stride);
-    let (fa, fb, fc, fd) = (-a[i], -b[i], -c[i], -d[i]);
-    for left in (start..stride).step_by(LANES) {
-        let target = &mut row[left..left + LANES];
-        let (a, b) = (lanes::<LANES>(a, left), lanes::<LANES>(b, left));
-        let (c, d) = (lanes::<LANES>(c, left), lanes::<LANES>(d, left));
-        for (l, target) in target.iter_mut().enumerate() {
-            let sum = b[l].mul_add(fb, a[l].mul_add(fa, *target));
-            *target = d[l].mul_add(fd, c[l].mul_add(fc, sum));
+fn subtract_panel<V: Simd>(row: &mut [f32], panel: &[f32], i: usize, stride: usize) {
+    let factors: [V; PANEL_ROWS] = std::array::from_fn(|k| V::splat(-panel[k * stride + i]));
+    for left in (i / LANES * LANES..stride).step_by(LANES) {
+        let target = block_mut(row, left);
+        let mut sum = V::load(target);
+        for (k, factor) in factors.into_iter().enumerate() {
+            sum = V::load(block(panel, k * stride + left)).mul_add(factor, sum);
         }
+        sum.store(target);
     }
 }
 
 /// Replaces the right-hand side in `solution` by the solution of `U^T U x = solution`.
 #[inline(always)]
-fn substitute(factor: &[f32], solution: &mut [f32], stride: usize) {
+fn substitute<V: Simd>(factor: &[f32], solution: &mut [f32], stride: usize) {
     for (k, row) in factor.chunks_exact(stride).enumerate() {
         let value = solution[k] / row[k];
+        add_multiple::<V>(solution, row, -value, k);
         solution[k] = value;
-        add_multiple(&mut solution[k + 1..], &row[k + 1..], -value);
     }
     for (k, row) in factor.chunks_exact(stride).enumerate().rev() {
-        let known = dot_lanes(&row[k + 1..], &solution[k + 1..]);
-        solution[k] = (solution[k] - known) / row[k];
+        let right = std::mem::take(&mut solution[k]);
+        let start = k / LANES * LANES;
+        solution[k] = (right - dot_lanes::<V>(&row[start..], &solution[start..])) / row[k];
     }
 }
 
