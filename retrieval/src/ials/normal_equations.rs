@@ -198,7 +198,10 @@ fn factorise_panel<V: Simd>(panel: &mut [f32], top: usize, stride: usize) -> boo
 /// Subtracts the rows of a factorised panel from row `i`, from the block of the diagonal on.
 #[inline(always)]
 fn subtract_panel<V: Simd>(row: &mut [f32], panel: &[f32], i: usize, stride: usize) {
-    let factors: [V; PANEL_ROWS] = std::array::from_fn(|k| V::splat(-panel[k * stride + i]));
+    let mut factors = [V::splat(0.0); PANEL_ROWS];
+    for (k, factor) in factors.iter_mut().enumerate() {
+        *factor = V::splat(-panel[k * stride + i]);
+    }
     for left in (i / LANES * LANES..stride).step_by(LANES) {
         let target = block_mut(row, left);
         let mut sum = V::load(target);
