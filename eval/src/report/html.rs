@@ -94,7 +94,7 @@ fn headline_card(report: &Report) -> String {
         return String::new();
     };
     model.metrics.get(metric).map_or(String::new(), |of| {
-        let bounds = format!("95 % interval {} to {}", decimal(of.low), decimal(of.high));
+        let bounds = format!("95 %: {} to {}", decimal(of.low), decimal(of.high));
         card(&format!("{metric} of {}", model.name), &decimal(of.mean), &bounds)
     })
 }
@@ -106,7 +106,7 @@ fn closest_card(report: &Report) -> String {
     let closest = compared.iter().min_by(|a, b| lead(a).total_cmp(&lead(b)));
     closest.map_or(String::new(), |comparison| {
         let of = comparison.paired.difference;
-        let bounds = format!("95 % interval {} to {}", signed(of.low), signed(of.high));
+        let bounds = format!("95 %: {} to {}", signed(of.low), signed(of.high));
         card(&format!("over {}, the closest", comparison.baseline), &signed(of.mean), &bounds)
     })
 }
@@ -192,12 +192,17 @@ fn model_bar<'a>(at: usize, model: &'a ModelReport, metric: &str) -> Option<Bar<
     })
 }
 
-/// One metric of each measure: at the headline's k where there is one, else the first. The table has all.
+/// One metric of each measure that models can be compared in: at the headline's k where there is one, else the first.
+/// The table has all.
 fn drawn_metrics(report: &Report) -> Vec<&str> {
     let k_of = |name: &str| name.parse().map(|metric: Metric| metric.k).ok();
     let measure_of = |name: &str| name.parse().map(|metric: Metric| metric.measure).ok();
     let headline = report.headline().and_then(k_of);
-    let metrics = report.metrics();
+    let n_models = |metric: &str| {
+        report.models.iter().filter(|model| model.metrics.contains_key(metric)).count()
+    };
+    let mut metrics = report.metrics();
+    metrics.retain(|metric| n_models(metric) >= report.models.len().min(2));
     let same_measure = metrics
         .chunk_by(|a, b| measure_of(a).is_some_and(|measure| Some(measure) == measure_of(b)));
     same_measure
@@ -363,19 +368,31 @@ fn reliability(report: &Report) -> String {
     section("Calibration", &lead, &panels(&figure("", &drawing)))
 }
 
+/// Figures by models: there are more figures than models.
 fn table(report: &Report) -> String {
-    let catalogue = catalogue_names(report);
+    let names = report.models.iter().map(|model| model.name.as_str());
+    let header: Vec<&str> = std::iter::once("").chain(names).collect();
     let metrics = report.metrics();
-    let names = metrics.iter().chain(&catalogue).copied();
-    let header: Vec<&str> = ["model"].into_iter().chain(names).chain(["time", "memory"]).collect();
-    let rows = report.models.iter().map(|model| {
-        let means = metrics.iter().map(|metric| metric_cell(report, model, metric));
-        let shares = catalogue.iter().map(|name| catalogue_cell(model, name));
-        let cost = [seconds(model.seconds), bytes(model.peak_bytes)];
-        [escape(&model.name)].into_iter().chain(means).chain(shares).chain(cost).collect()
+    let metrics = metrics
+        .iter()
+        .map(|metric| table_row(report, metric, |model| metric_cell(report, model, metric)));
+    let catalogue = catalogue_names(report);
+    let catalogue = catalogue.iter().map(|name| {
+        let cell = |model: &ModelReport| model.catalogue.get(*name).map(|value| decimal(*value));
+        table_row(report, name, |model| cell(model).unwrap_or_else(|| "-".to_owned()))
     });
-    let lead = "Mean and 95 % interval over users; the best of a column is bold.";
-    section("All figures", lead, &html_table(&header, rows))
+    let cost = [
+        table_row(report, "time", |model| seconds(model.seconds)),
+        table_row(report, "memory", |model| bytes(model.peak_bytes)),
+    ];
+    let rows = metrics.chain(catalogue).chain(cost);
+    let lead = "Mean and 95 % interval over users; the best of a row is bold.";
+    let body = if report.models.is_empty() { String::new() } else { html_table(&header, rows) };
+    section("All figures", lead, &body)
+}
+
+fn table_row(report: &Report, name: &str, cell: impl Fn(&ModelReport) -> String) -> Vec<String> {
+    std::iter::once(escape(name)).chain(report.models.iter().map(cell)).collect()
 }
 
 fn catalogue_names(report: &Report) -> Vec<&str> {
@@ -395,10 +412,6 @@ fn metric_cell(report: &Report, model: &ModelReport, metric: &str) -> String {
     let bold = of.mean == best && metric.parse::<Metric>().is_ok();
     let mean = if bold { format!("<strong>{mean}</strong>") } else { mean };
     format!("{mean}<small>{} to {}</small>", decimal(of.low), decimal(of.high))
-}
-
-fn catalogue_cell(model: &ModelReport, name: &str) -> String {
-    model.catalogue.get(name).map_or("-".to_owned(), |value| decimal(*value))
 }
 
 /// A table of cells that are HTML already; the first of each row heads it.
