@@ -20,6 +20,7 @@ mod request;
 mod state;
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -29,13 +30,15 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::signal::unix::{SignalKind, signal};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use engine::clock::Clock;
 use engine::config::Config;
 use tokio::sync::oneshot;
 
 use problem::Problem;
 use state::Engine;
+
+use crate::commands::UsageError;
 
 /// How long the head of a request may take to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -75,13 +78,14 @@ pub(crate) fn serve(
 /// The address that `listen` names. There are no keys yet, so nobody but this machine may reach the server.
 fn loopback_address(listen: &str) -> anyhow::Result<SocketAddr> {
     let addresses = listen.to_socket_addrs();
-    let addresses = addresses.with_context(|| format!("{listen:?} is not an address with a port"))?;
+    let addresses =
+        addresses.with_context(|| format!("{listen:?} is not an address with a port"))?;
     let mut addresses: Vec<SocketAddr> = addresses.collect();
     if let Some(other) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-        bail!(
+        bail!(UsageError(format!(
             "{listen:?} is refused: {other} is not a loopback address, and there are no API keys \
              that would protect it; listen on 127.0.0.1 and put a proxy in front"
-        );
+        )));
     }
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.first().copied().with_context(|| format!("{listen:?} has no address"))
@@ -164,7 +168,8 @@ fn load(
     thread::Builder::new()
         .name("loader".into())
         .spawn(move || {
-            if let Err(error) = engine.load() {
+            let loaded = catch_unwind(AssertUnwindSafe(|| engine.load()));
+            if let Err(error) = loaded.unwrap_or_else(|_| Err(anyhow!("loading panicked"))) {
                 // The receiver is there until the server has stopped.
                 let _ = failure.send(error);
                 drop(handle.stop(false));

@@ -138,7 +138,8 @@ impl Question {
         let candidates = &scratch.candidates;
         let item = |shown: &Shown| {
             let index = candidates.items.iter().position(|item| *item == shown.item);
-            let sources: Vec<usize> = index.into_iter().flat_map(|i| candidates.sources_of(i)).collect();
+            let sources: Vec<usize> =
+                index.into_iter().flat_map(|i| candidates.sources_of(i)).collect();
             let mut why = Vec::new();
             why.extend(outcome.cold_user.then_some(Reason::ColdUser));
             why.extend((explain && shown.from_rank.is_none()).then_some(Reason::Exploration));

@@ -1,5 +1,7 @@
 //! Bodies and queries: read within limits, parsed with the place of every mistake.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -74,18 +76,66 @@ impl From<JsonError> for Problem {
     }
 }
 
-/// Parses the query of a request.
-///
-/// # Errors
-/// If a parameter is unknown, missing or of the wrong type.
-pub(super) fn parse_query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    let query = web::Query::<T>::from_query(request.query_string());
-    query.map(web::Query::into_inner).map_err(|error| {
-        let message = error.to_string();
-        let message = message.strip_prefix("Query deserialize error: ").unwrap_or(&message);
-        let fault = Fault::new("", with_nearest(message.to_owned()));
-        Problem::unprocessable("invalid_request", vec![fault])
-    })
+/// The parameters of a query string, each at most once.
+pub(super) struct QueryParameters {
+    values: BTreeMap<String, String>,
+    faults: Vec<Fault>,
+}
+
+impl QueryParameters {
+    /// Reads those of `request`, which may only be `known` ones.
+    ///
+    /// # Errors
+    /// If the query is not one.
+    pub(super) fn read(request: &HttpRequest, known: &[&str]) -> Result<Self, Problem> {
+        let pairs = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+        let pairs =
+            pairs.map_err(|error| malformed(format!("the query cannot be read: {error}")))?;
+        let (mut values, mut faults) = (BTreeMap::new(), Vec::new());
+        for (name, value) in pairs.into_inner() {
+            if !known.contains(&name.as_str()) {
+                let message = unknown("parameter", &name, known.iter().copied());
+                faults.push(Fault::new(format!("/{}", escaped(&name)), message));
+            } else if values.insert(name.clone(), value).is_some() {
+                faults.push(Fault::new(format!("/{name}"), "is given twice"));
+            }
+        }
+        Ok(Self { values, faults })
+    }
+
+    /// The parameter called `name`, if it is there and can be read. `what`: what it should be.
+    pub(super) fn take<T: FromStr>(&mut self, name: &str, what: &str) -> Option<T> {
+        let value = self.values.remove(name)?;
+        let parsed = value.parse().ok();
+        if parsed.is_none() {
+            self.faults
+                .push(Fault::new(format!("/{name}"), format!("is {value:?}, must be {what}")));
+        }
+        parsed
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// With everything that was wrong.
+    pub(super) fn finish(self) -> Result<(), Problem> {
+        match self.faults.is_empty() {
+            true => Ok(()),
+            false => Err(Problem::unprocessable("invalid_request", self.faults)),
+        }
+    }
+}
+
+/// Says that there is no `what` called `name`, and which one was probably meant.
+pub(super) fn unknown<'a>(
+    what: &str,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    match nearest_name(name, known) {
+        Some(nearest) => format!("unknown {what} {name:?}; did you mean {nearest:?}?"),
+        None => format!("unknown {what} {name:?}"),
+    }
 }
 
 /// Adds the known name that was probably meant to an error about an unknown one.
@@ -104,16 +154,21 @@ fn pointer(path: &Path) -> String {
     let segment = |segment: &Segment| match segment {
         Segment::Seq { index } => format!("/{index}"),
         Segment::Map { key } | Segment::Enum { variant: key } => {
-            format!("/{}", key.replace('~', "~0").replace('/', "~1"))
+            format!("/{}", escaped(key))
         }
         Segment::Unknown => String::new(),
     };
     path.iter().map(segment).collect()
 }
 
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use actix_web::test::TestRequest;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize, PartialEq)]
@@ -147,6 +202,22 @@ mod tests {
         let deep = "[".repeat(10_000);
         for json in ["", "{", "{\"counts\": [1e400]}", "{\"counts\": [NaN]}", "{} {}", &deep] {
             assert!(error(json).is_syntax || json == deep, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_by_name_and_everything_wrong_is_told() {
+        let read = |uri: &str| {
+            let request = TestRequest::with_uri(uri).to_http_request();
+            let mut query = QueryParameters::read(&request, &["n", "user_id"]).unwrap();
+            let n: Option<usize> = query.take("n", "a whole number");
+            (n, query.take::<String>("user_id", "an id"), query.finish())
+        };
+        assert_eq!(read("/?n=3&user_id=a%2Fb"), (Some(3), Some("a/b".to_owned()), Ok(())));
+        assert_eq!(read("/"), (None, None, Ok(())));
+        let problem = read("/?n=x&n=y&usr_id=1").2.unwrap_err().to_string();
+        for part in ["/n: is given twice", "/n: is \"y\", must be a whole", "mean \"user_id\"?"] {
+            assert!(problem.contains(part), "{problem}");
         }
     }
 

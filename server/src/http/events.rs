@@ -8,11 +8,10 @@ use featurestore::{Fields, NamedEvent, Schema, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::body::{self, JsonError};
+use super::body::{self, JsonError, unknown};
 use super::ids::check_id;
 use super::pool::block;
 use super::problem::{Fault, Problem};
-use super::request::unknown;
 use super::state::Engine;
 
 /// Most events of one call.
@@ -281,7 +280,8 @@ mod tests {
         ] {
             assert_eq!(read(json).unwrap_err(), code, "{json}");
         }
-        let long = with(&format!(r#""user_id": "u", "properties": {{"a": "{}"}}"#, "x".repeat(70_000)));
+        let long =
+            with(&format!(r#""user_id": "u", "properties": {{"a": "{}"}}"#, "x".repeat(70_000)));
         assert_eq!(read(&long).unwrap_err(), "too_large");
     }
 

@@ -73,6 +73,8 @@ pub(super) struct Metrics {
     event_lag: Histogram,
     release_info: Family<ReleaseName, Gauge>,
     release_age: Gauge<f64, AtomicU64>,
+    /// Only for releases with an approximate index.
+    index_recall: Family<ReleaseName, Gauge<f64, AtomicU64>>,
     /// Impressions that were not written since the queue was full, or the disk refused.
     pub(super) impressions_dropped: Counter,
 }
@@ -110,6 +112,7 @@ impl Metrics {
             event_lag: lags(),
             release_info: Family::default(),
             release_age: Gauge::default(),
+            index_recall: Family::default(),
             impressions_dropped: Counter::default(),
         };
         metrics.register_requests();
@@ -156,6 +159,9 @@ impl Metrics {
         registry.register("release_info", "The release in service", info);
         let help = "Time since the end of the data that the release in service was trained on";
         registry.register("release_age_seconds", help, self.release_age.clone());
+        let help =
+            "Share of the nearest items that the release's index finds, measured in training";
+        registry.register("index_recall", help, self.index_recall.clone());
     }
 
     /// Counts an HTTP request. `route`: a pattern, never a path.
@@ -218,8 +224,12 @@ impl Metrics {
     /// Everything in the OpenMetrics text format. `now` and `release`: to tell the release's age.
     pub(super) fn encode(&self, release: Option<&Release>, now: Timestamp) -> String {
         self.release_info.clear();
+        self.index_recall.clear();
         if let Some(release) = release {
             let label = ReleaseName { release: release.manifest.id.clone() };
+            if let Some(recall) = release.manifest.metrics.get("index_recall") {
+                self.index_recall.get_or_create(&label).set(*recall);
+            }
             self.release_info.get_or_create(&label).set(1);
             self.release_age.set(now.seconds_since(release.manifest.data.until));
         }

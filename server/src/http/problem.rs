@@ -44,7 +44,10 @@ impl Problem {
 
     /// The request can be read, but is not possible.
     pub(super) fn unprocessable(code: &'static str, faults: Vec<Fault>) -> Self {
-        let places = faults.iter().map(|fault| format!("{}: {}", fault.pointer, fault.message));
+        let places = faults.iter().map(|Fault { pointer, message }| match pointer.as_str() {
+            "" => message.clone(),
+            pointer => format!("{pointer}: {message}"),
+        });
         let detail = places.collect::<Vec<_>>().join("; ");
         Self { faults, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail) }
     }

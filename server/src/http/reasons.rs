@@ -67,7 +67,8 @@ impl<'a> Reasons<'a> {
 
     /// Why `item` is there, which `sources` proposed.
     pub(super) fn of(&self, item: ItemId, sources: &[usize]) -> Vec<Reason> {
-        let entries = sources.iter().filter_map(|source| self.sources.get(*source).copied().flatten());
+        let entries =
+            sources.iter().filter_map(|source| self.sources.get(*source).copied().flatten());
         let mut reasons: Vec<Reason> = Vec::new();
         for reason in entries.filter_map(|entry| self.by_source(item, entry)) {
             if !reasons.contains(&reason) {

@@ -6,7 +6,7 @@ use super::answer::Question;
 use super::body;
 use super::observer::{add_timing, arrival};
 use super::problem::Problem;
-use super::request::{Request, RequestQuery};
+use super::request::Request;
 use super::state::Engine;
 
 /// `POST /v1/recommend`.
@@ -24,8 +24,7 @@ pub(super) async fn get(
     engine: web::Data<Engine>,
     http: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    let query: RequestQuery = body::parse_query(&http)?;
-    recommend(&engine, &http, query.into()).await
+    recommend(&engine, &http, Request::from_query(&http)?).await
 }
 
 async fn recommend(

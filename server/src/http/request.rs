@@ -1,15 +1,18 @@
 //! What `/v1/recommend` is asked.
 
 use std::borrow::Cow;
+use std::str::FromStr;
 
+use actix_web::HttpRequest;
 use engine::pipeline::Pipeline;
 use engine::release::{Release, ScenarioPlan};
 use featurestore::history::SESSION_USER;
-use featurestore::schema::nearest_name;
 use featurestore::{ItemId, UserId};
 use serde::Deserialize;
+use serde::de::IntoDeserializer;
 use serde_json::Value;
 
+use super::body::{QueryParameters, unknown};
 use super::ids::{check_id, check_optional_id};
 use super::problem::{Fault, Problem};
 
@@ -76,35 +79,9 @@ impl Default for Request {
     }
 }
 
-/// The query of `GET /v1/recommend`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RequestQuery {
-    user_id: Option<String>,
-    session_id: Option<String>,
-    scenario: Option<String>,
-    n: Option<usize>,
-    explain: Option<Explain>,
-    deadline_ms: Option<u64>,
-    dry_run: Option<bool>,
-}
-
-impl From<RequestQuery> for Request {
-    fn from(query: RequestQuery) -> Self {
-        let RequestQuery { user_id, session_id, scenario, n, explain, deadline_ms, dry_run } = query;
-        let default = Self::default();
-        Self {
-            user_id,
-            session_id,
-            scenario,
-            n: n.unwrap_or(default.n),
-            explain: explain.unwrap_or(default.explain),
-            deadline_ms,
-            dry_run: dry_run.unwrap_or_default(),
-            ..default
-        }
-    }
-}
+/// The parameters of `GET /v1/recommend`.
+const PARAMETERS: [&str; 7] =
+    ["user_id", "session_id", "scenario", "n", "explain", "deadline_ms", "dry_run"];
 
 /// How much an answer says about its reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -118,7 +95,36 @@ pub(super) enum Explain {
     Full,
 }
 
+impl FromStr for Explain {
+    type Err = serde::de::value::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(text.into_deserializer())
+    }
+}
+
 impl Request {
+    /// The request in the query of `GET /v1/recommend`.
+    ///
+    /// # Errors
+    /// If a parameter is unknown or cannot be read.
+    pub(super) fn from_query(http: &HttpRequest) -> Result<Self, Problem> {
+        let mut query = QueryParameters::read(http, &PARAMETERS)?;
+        let default = Self::default();
+        let request = Self {
+            user_id: query.take("user_id", "an id"),
+            session_id: query.take("session_id", "an id"),
+            scenario: query.take("scenario", "a name"),
+            n: query.take("n", "a whole number").unwrap_or(default.n),
+            explain: query.take("explain", "none or reasons").unwrap_or(default.explain),
+            deadline_ms: query.take("deadline_ms", "a whole number"),
+            dry_run: query.take("dry_run", "true or false").unwrap_or(default.dry_run),
+            ..default
+        };
+        query.finish()?;
+        Ok(request)
+    }
+
     /// Checks what can be checked without a release.
     ///
     /// # Errors
@@ -133,7 +139,11 @@ impl Request {
         check_optional_id(self.session_id.as_deref(), "/session_id", &mut faults);
         self.check_numbers(&mut faults);
         self.check_lists(&mut faults);
-        if faults.is_empty() { Ok(()) } else { Err(Problem::unprocessable("invalid_request", faults)) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::unprocessable("invalid_request", faults))
+        }
     }
 
     /// What the contract has and this version does not do. It is refused rather than ignored.
@@ -158,7 +168,8 @@ impl Request {
         if !(1..=MAX_N).contains(&self.n) {
             faults.push(Fault::new("/n", format!("is {}, must be from 1 to {MAX_N}", self.n)));
         }
-        if let Some(diversity) = self.diversity.filter(|diversity| !(0.0..=1.0).contains(diversity)) {
+        if let Some(diversity) = self.diversity.filter(|diversity| !(0.0..=1.0).contains(diversity))
+        {
             let message = format!("is {diversity}, must be from 0 to 1");
             faults.push(Fault::new("/diversity", message));
         }
@@ -176,7 +187,10 @@ impl Request {
         ];
         for (pointer, n, most) in lists {
             if n > most {
-                faults.push(Fault::new(pointer, format!("has {n} entries, at most {most} are taken")));
+                faults.push(Fault::new(
+                    pointer,
+                    format!("has {n} entries, at most {most} are taken"),
+                ));
                 return;
             }
         }
@@ -199,7 +213,10 @@ impl Request {
         let Some(scenario) = release.scenarios.get(name) else {
             let known = release.scenarios.keys().map(String::as_str);
             let message = unknown("scenario", name, known);
-            return Err(Problem::unprocessable("unknown_scenario", vec![Fault::new("/scenario", message)]));
+            return Err(Problem::unprocessable(
+                "unknown_scenario",
+                vec![Fault::new("/scenario", message)],
+            ));
         };
         let mut scenario = Cow::Borrowed(scenario);
         if self.n > scenario.top {
@@ -224,7 +241,11 @@ impl Request {
             Fault::new(format!("/return_fields/{i}"), message)
         };
         let faults: Vec<Fault> = unknown_fields.map(fault).collect();
-        if faults.is_empty() { Ok(()) } else { Err(Problem::unprocessable("unknown_field", faults)) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::unprocessable("unknown_field", faults))
+        }
     }
 
     /// The user, if known to the state: the one that is named, or the one that the session stands for.
@@ -249,18 +270,6 @@ impl Request {
             }
         });
         (items, missing)
-    }
-}
-
-/// Says that there is no `what` called `name`, and which one was probably meant.
-pub(super) fn unknown<'a>(
-    what: &str,
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> String {
-    match nearest_name(name, known) {
-        Some(nearest) => format!("unknown {what} {name:?}; did you mean {nearest:?}?"),
-        None => format!("unknown {what} {name:?}"),
     }
 }
 

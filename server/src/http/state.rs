@@ -202,7 +202,10 @@ impl Engine {
         };
         let folder = log_folder(&self.config.data_dir);
         if !folder.is_dir() {
-            bail!("there is no event log in {}: import one with `cascade import`", folder.display());
+            bail!(
+                "there is no event log in {}: import one with `cascade import`",
+                folder.display()
+            );
         }
         let (log, opened) = EventLog::open(&folder, policy)?;
         if opened.cut_bytes > 0 {
