@@ -154,6 +154,8 @@ pub struct Training {
     pub max_questions: usize,
     /// Negatives for each positive, 4 to 10.
     pub negatives: usize,
+    /// Share of the negatives that are hard: those that a pilot ranker puts first.
+    pub hard_share: f64,
     /// Dimensions of the embedding.
     pub dim: usize,
     /// Rounds of the embedding's training.
@@ -179,7 +181,8 @@ impl Default for Training {
             labels: Span::days(28),
             min_questions: 1_500,
             max_questions: 15_000,
-            negatives: 8,
+            negatives: 10,
+            hard_share: 0.0,
             dim: 64,
             embedding_epochs: 12,
             embedding_alpha: 0.1,
@@ -438,6 +441,10 @@ impl Config {
         if !(4..=10).contains(&self.training.negatives) {
             let negatives = self.training.negatives.to_string();
             return Err(value("training.negatives", negatives, "must be from 4 to 10"));
+        }
+        if !(0.0..=1.0).contains(&self.training.hard_share) {
+            let share = self.training.hard_share.to_string();
+            return Err(value("training.hard_share", share, "must be from 0 to 1"));
         }
         if !(1..=1_024).contains(&self.training.dim) {
             return Err(value(

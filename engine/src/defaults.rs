@@ -9,7 +9,7 @@ use retrieval::sources::{SourceEntry, SourceKind};
 use crate::config::has_kind;
 
 /// Most category fields that get sources and counts of their own: those that come first by name.
-const MAX_CATEGORY_FIELDS: usize = 4;
+const MAX_CATEGORY_FIELDS: usize = 6;
 
 /// The default sources: what the user repeats, what goes with it, what is popular, what is new.
 pub fn sources(schema: &Schema) -> Vec<SourceEntry> {
@@ -32,7 +32,7 @@ pub fn sources(schema: &Schema) -> Vec<SourceEntry> {
     sources.extend(category.map(|field| SourceEntry {
         field: Some(field.to_owned()),
         half_life: Some(Span::days(14)),
-        ..entry(SourceKind::PopularInField, 100)
+        ..entry(SourceKind::PopularInField, 60)
     }));
     sources
 }

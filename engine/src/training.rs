@@ -128,7 +128,7 @@ impl Trainer<'_> {
         let base = Arc::new(Release {
             manifest: self.manifest(windows.labels, &layout, BTreeMap::new()),
             config: self.config.clone(),
-            models: self.fit_models(windows.labels, "to learn from", progress)?,
+            models: self.fit_models(windows.labels, "to learn from", None, progress)?,
             layout,
             ranker: None,
             ranker_text: None,
@@ -156,7 +156,7 @@ impl Trainer<'_> {
             manifest: self.manifest(windows.gate, &base.layout, BTreeMap::new()),
             config: self.config.clone(),
             layout: base.layout.clone(),
-            models: self.fit_models(windows.gate, "to be judged", progress)?,
+            models: self.fit_models(windows.gate, "to be judged", None, progress)?,
             ranker: Some(Ranker::Forest(forest)),
             ranker_text: None,
         };
@@ -183,7 +183,9 @@ impl Trainer<'_> {
     ) -> Result<Release, TrainError> {
         let mut metrics = fitted.metrics;
         metrics.extend(gate);
-        let models = self.fit_models(fitted.windows.until, "to serve", progress)?;
+        let index = HnswConfig { n_threads: self.n_threads, ..HnswConfig::default() };
+        let models = self.fit_models(fitted.windows.until, "to serve", Some(index), progress)?;
+        metrics.extend(models.index_recall.map(|recall| ("index_recall".to_owned(), recall)));
         let ranker = match &fitted.judged.ranker {
             Some(Ranker::Forest(forest)) => Some(Ranker::Forest(forest.clone())),
             _ => None,
@@ -259,7 +261,7 @@ impl Trainer<'_> {
         by_count(most).max(by_count(wanted).min(until.minus(span)))
     }
 
-    fn models_config(&self) -> ModelsConfig {
+    fn models_config(&self, index: Option<HnswConfig>) -> ModelsConfig {
         let training = &self.config.training;
         ModelsConfig {
             embedding: IalsConfig {
@@ -270,7 +272,7 @@ impl Trainer<'_> {
                 seed: training.seed,
                 ..IalsConfig::default()
             },
-            index: HnswConfig { n_threads: self.n_threads, ..HnswConfig::default() },
+            index,
             co_visitation: training.co_visitation.clone(),
             cosine: training.cosine.clone(),
         }
@@ -280,12 +282,13 @@ impl Trainer<'_> {
         &self,
         until: Timestamp,
         why: &str,
+        index: Option<HnswConfig>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Models, TrainError> {
         let interactions = self.history.interactions(until, &self.config.schema());
         let (n_users, n_items) = (self.history.users.len(), self.history.items.len());
         let stage = |name: &str| progress(Progress::Stage(format!("retrieval {why}: {name}")));
-        Ok(Models::fit(&interactions, n_users, n_items, until, &self.models_config(), stage)?)
+        Ok(Models::fit(&interactions, n_users, n_items, until, &self.models_config(index), stage)?)
     }
 
     fn manifest(
@@ -370,6 +373,7 @@ impl Trainer<'_> {
         let labels: Vec<f32> = candidates.items.iter().map(label).collect();
         let sampling = NegativeSampling {
             per_positive: self.config.training.negatives as u32,
+            hard_share: self.config.training.hard_share,
             ..NegativeSampling::default()
         };
         let seed = asked.query.seed;

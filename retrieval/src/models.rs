@@ -19,8 +19,8 @@ use crate::vectors::{Vectors, dot};
 pub struct ModelsConfig {
     /// The embedding.
     pub embedding: IalsConfig,
-    /// Its index.
-    pub index: HnswConfig,
+    /// Its index; `None`: the exact scan, for models that are asked for a few minutes only.
+    pub index: Option<HnswConfig>,
     /// What is done together.
     pub co_visitation: CoVisitation,
     /// What is done by the same users.
@@ -69,7 +69,10 @@ impl Models {
         let preferences = Preferences::from_interactions(interactions, n_users, n_items, weighting);
         let embedding = Ials::fit(&preferences, &config.embedding)?;
         stage("index");
-        let index = VectorIndex::build(embedding.items(), &config.index)?;
+        let index = match &config.index {
+            Some(index) => VectorIndex::build(embedding.items(), index)?,
+            None => VectorIndex::Exact,
+        };
         let index_recall = match &index {
             VectorIndex::Exact => None,
             VectorIndex::Hnsw(_) => Some(sampled_recall(&index, &embedding, interactions)),
