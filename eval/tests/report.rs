@@ -68,6 +68,13 @@ fn source(name: &str, recall: f64, marginal_recall: f64) -> SourceRecall {
 
 /// Invented figures of the size of the real ones.
 fn sample() -> Report {
+    let mut report = comparable();
+    report.models[0].metrics.insert("auc/candidates".to_owned(), around(0.8122, 0.003));
+    report
+}
+
+/// The sample with those figures only that all models have.
+fn comparable() -> Report {
     Report {
         protocol: "temporal".to_owned(),
         n_groups: 11_841,
@@ -262,6 +269,16 @@ fn every_element_is_closed_and_every_drawing_has_a_title_and_a_description() {
     assert_eq!(
         [html.matches("-title\">").count(), html.matches("-desc\">").count() / 2],
         [drawings, drawings]
+    );
+}
+
+#[test]
+fn a_figure_of_one_model_alone_is_defined_and_listed_but_not_drawn() {
+    let drawings = |report: &Report| report.html().matches("<svg").count();
+    assert_eq!(drawings(&sample()), drawings(&comparable()));
+    assert!(sample().html().contains("<th scope=\"row\">auc/candidates</th>"));
+    assert!(
+        sample().html().contains("<dt>auc</dt>") && !comparable().html().contains("<dt>auc</dt>")
     );
 }
 

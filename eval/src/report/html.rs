@@ -13,6 +13,26 @@ const STYLE: &str = include_str!("report.css");
 /// Features that are drawn at most: those below move nothing that one could see.
 const MAX_FEATURES: usize = 20;
 
+/// Beginnings of the names of figures that are no [`Measure`], and what they are.
+const OTHER_DEFINITIONS: [(&str, &str); 7] = [
+    (
+        "auc",
+        "how often a relevant candidate of a group scores above another one, a tie counting half",
+    ),
+    ("log_loss", "mean of -ln of the probability that was given to what happened"),
+    ("diversity", "mean distance between two items of a list, over all its pairs"),
+    (
+        "novelty",
+        "mean of -log2 of the share of users that have an item, over the items of a list, in bits",
+    ),
+    ("coverage", "share of the catalogue that is in a list at all"),
+    (
+        "gini",
+        "inequality of how often items are shown: 0 if all equally often, near 1 if a few have it all",
+    ),
+    ("found", "share of the relevant items that are in the list"),
+];
+
 /// The whole page. The same report gives the same bytes.
 pub(super) fn page(report: &Report) -> String {
     let sections = [
@@ -451,7 +471,7 @@ fn settings(report: &Report) -> String {
     section("Settings and notes", lead, &format!("{notes}<dl>\n{rows}</dl>\n"))
 }
 
-/// Definitions of the measures that the report shows.
+/// Definitions of the figures that the report shows.
 fn definitions(report: &Report) -> String {
     let metrics = report.metrics();
     let shown = |measure: &Measure| {
@@ -459,12 +479,17 @@ fn definitions(report: &Report) -> String {
         parsed.any(|metric| metric.measure == *measure)
     };
     let measures = Measure::ALL.into_iter().filter(shown);
-    let rows: String = measures
-        .map(|measure| {
-            let [name, says] = [measure.name_at("k"), measure.definition().to_owned()];
-            format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(&name), escape(&says))
-        })
-        .collect();
+    let measures = measures.map(|measure| (measure.name_at("k"), measure.definition()));
+    let of_cohorts = report.cohorts.iter().map(|table| table.metric.as_str());
+    let names = metrics.iter().copied().chain(catalogue_names(report)).chain(of_cohorts);
+    let names: Vec<&str> = names.collect();
+    let others = OTHER_DEFINITIONS.into_iter();
+    let others = others.filter(|(start, _)| names.iter().any(|name| name.starts_with(start)));
+    let all = measures.chain(others.map(|(start, definition)| (start.to_owned(), definition)));
+    let row = |(name, definition): (String, &str)| {
+        format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(&name), escape(definition))
+    };
+    let rows: String = all.map(row).collect();
     let rows = if rows.is_empty() { rows } else { format!("<dl>\n{rows}</dl>\n") };
     let lead = "A hit is a relevant item among the first k of a list. A metric is the mean over all query groups that \
                 have a relevant item; ties in score are broken by the lower item number.";
