@@ -180,7 +180,7 @@ impl Default for Training {
             early_stop: Span::days(7),
             labels: Span::days(28),
             min_questions: 1_500,
-            max_questions: 15_000,
+            max_questions: 12_000,
             negatives: 10,
             hard_share: 0.0,
             dim: 64,
@@ -404,6 +404,13 @@ impl Config {
     }
 
     fn fill_up(&mut self) {
+        // The columns of a file are called as the fields are, unless the import says otherwise.
+        if let Some(map) = self.import.items.as_mut().filter(|map| map.fields.is_empty()) {
+            map.fields = self.items.fields.clone();
+        }
+        if let Some(map) = self.import.users.as_mut().filter(|map| map.fields.is_empty()) {
+            map.fields = self.users.fields.clone();
+        }
         if self.scenarios.is_empty() {
             self.scenarios.insert("home".into(), Scenario::default());
         }

@@ -12,7 +12,7 @@ use crate::config::has_kind;
 const MAX_CATEGORY_FIELDS: usize = 6;
 
 /// The default sources: what the user repeats, what goes with it, what is popular, what is new.
-pub fn sources(schema: &Schema) -> Vec<SourceEntry> {
+pub(crate) fn sources(schema: &Schema) -> Vec<SourceEntry> {
     let entry = |kind, n| SourceEntry { kind, n, ..SourceEntry::default() };
     let popular = |days, n| SourceEntry {
         half_life: Some(Span::days(days)),
@@ -38,7 +38,7 @@ pub fn sources(schema: &Schema) -> Vec<SourceEntry> {
 }
 
 /// The default features.
-pub fn features(schema: &Schema, sources: &[SourceEntry]) -> Vec<FeatureEntry> {
+pub(crate) fn features(schema: &Schema, sources: &[SourceEntry]) -> Vec<FeatureEntry> {
     let mut features = Vec::new();
     item_features(&mut features);
     user_features(&mut features);

@@ -18,6 +18,9 @@ const ACTIVE: &str = "ACTIVE";
 /// How many earlier activations are remembered for a rollback.
 const MAX_EARLIER: usize = 50;
 
+/// Name of a release, and its manifest or the reason why it cannot be read.
+pub type Listed = (String, Result<Manifest, OpenReleaseError>);
+
 /// Why a release cannot be activated or found.
 #[derive(Debug, thiserror::Error)]
 pub enum ShelfError {
@@ -74,7 +77,7 @@ impl Shelf {
     ///
     /// # Errors
     /// If the folder cannot be listed.
-    pub fn list(&self) -> Result<Vec<(String, Result<Manifest, OpenReleaseError>)>, ShelfError> {
+    pub fn list(&self) -> Result<Vec<Listed>, ShelfError> {
         let fail = |source| ShelfError::Io { path: self.folder.clone(), source };
         let entries = match fs::read_dir(&self.folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -191,7 +191,9 @@ mod tests {
     fn history(events: &[(i64, u32, u32, u32)]) -> History {
         let fields = std::collections::BTreeMap::new();
         let mut items = Entities::new(&fields);
-        (0..10).for_each(|i| drop(items.intern(&i.to_string())));
+        for i in 0..10 {
+            items.intern(&i.to_string());
+        }
         let event = |&(day, user, item, session): &(i64, u32, u32, u32)| Event {
             time: Timestamp(day * DAY_MS),
             user: UserId(user),

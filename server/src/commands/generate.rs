@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_bytes() {
         let [a, b] = [(); 2].map(|()| tempfile::tempdir().unwrap());
-        [&a, &b].map(|folder| generate(folder.path(), 1).unwrap());
+        [&a, &b].into_iter().for_each(|folder| generate(folder.path(), 1).unwrap());
         for name in ["transactions.csv", "products.csv", "demographics.csv"] {
             let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(name)).unwrap();
             assert!(read(&a) == read(&b) && read(&a).len() > 1_000, "{name}");

@@ -51,6 +51,9 @@ pub(super) fn lines(url: &str, example: &Example) -> [String; 3] {
 /// How long the server may take to be ready, and a request to be answered.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Method, path and body of a request, and whether the text that answers it is good.
+type Check<'a> = (&'a str, &'a str, Option<&'a str>, &'a dyn Fn(&str) -> bool);
+
 /// Starts a server of its own on a free port, asks it everything once, and stops it. Whether all went well.
 pub(super) fn check(workspace: &Workspace, example: &Example) -> anyhow::Result<bool> {
     let mut server = Server::start(workspace)?;
@@ -58,11 +61,11 @@ pub(super) fn check(workspace: &Workspace, example: &Example) -> anyhow::Result<
     let Example { user, item, kind } = example;
     let event = format!(r#"[{{"type": "{kind}", "user_id": "{user}", "item_id": "{item}"}}]"#);
     let body = format!(r#"{{"user_id": "{user}", "n": 10, "explain": "reasons"}}"#);
-    let checks: [(&str, &str, Option<&str>, &dyn Fn(&str) -> bool); 6] = [
+    let checks: [Check<'_>; 6] = [
         ("GET", "/health/live", None, &|_| true),
         ("GET", &format!("/v1/recommend?user_id={user}&n=5"), None, &|text| n_items(text) == 5),
         ("POST", "/v1/recommend", Some(&body), &|text| n_items(text) == 10),
-        ("POST", "/v1/events", Some(&event), &|text| field(text, "accepted") == Value::from(1)),
+        ("POST", "/v1/events", Some(&event), &|text| field(text, "accepted").as_u64() == Some(1)),
         ("GET", "/v1/recommend?user_id=nobody-known&n=5", None, &|text| n_items(text) == 5),
         ("GET", "/metrics", None, &|text| text.contains("cascade_http_requests_total")),
     ];
