@@ -17,7 +17,11 @@ fn preferences() -> Preferences {
     let mut random = StdRng::seed_from_u64(7);
     let mut pair = || {
         let item = f64::from(N_ITEMS) * random.random::<f64>().powi(3);
-        (UserId(random.random_range(0..N_USERS)), ItemId(item as u32), random.random_range(0.5..3.0))
+        (
+            UserId(random.random_range(0..N_USERS)),
+            ItemId(item as u32),
+            random.random_range(0.5..3.0),
+        )
     };
     let pairs: Vec<_> = (0..N_PAIRS).map(|_| pair()).collect();
     Preferences::from_pairs(&pairs, N_USERS as usize, N_ITEMS as usize)

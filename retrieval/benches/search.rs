@@ -22,8 +22,10 @@ fn unit_vectors(n: usize, random: &mut StdRng, centres: &[f32]) -> Vec<f32> {
     let mut rows = Vec::with_capacity(n * DIM);
     for _ in 0..n {
         let centre = random.random_range(0..centres.len() / DIM) * DIM;
-        let row: Vec<f32> =
-            centres[centre..centre + DIM].iter().map(|x| x + random.random_range(-1.0f32..1.0)).collect();
+        let row: Vec<f32> = centres[centre..centre + DIM]
+            .iter()
+            .map(|x| x + random.random_range(-1.0f32..1.0))
+            .collect();
         let norm = dot(&row, &row).sqrt();
         rows.extend(row.iter().map(|x| x / norm));
     }
@@ -52,7 +54,7 @@ impl Fixture {
         Self { vectors, index, reference, queries }
     }
 
-    fn queries(&self) -> impl Iterator<Item = &[f32]> {
+    fn queries(&self) -> impl Iterator<Item = &[f32]> + Clone {
         self.queries.chunks_exact(DIM)
     }
 

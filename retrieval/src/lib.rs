@@ -11,3 +11,4 @@ pub mod vectors;
 pub mod ials;
 pub mod models;
 pub mod sources;
+pub mod import;
