@@ -7,8 +7,8 @@ pub const PSI_LIMIT: f64 = 0.2;
 /// Population stability index of `now` against `before`: 0 if they are distributed alike, about 1 if they hardly meet.
 ///
 /// The bins are `n_bins` quantiles of the present values of `before`; missing values (NaN) are a bin of their own, so
-/// that a feature that ceases to be filled counts as drifted. Half a value is added to each bin, since an empty one would
-/// make the index infinite. `None` if a sample is empty. Cost: O(n log n).
+/// that a feature that ceases to be filled counts as drifted. Half a value is added to each bin, since an empty one
+/// would make the index infinite. `None` if a sample is empty. Cost: O(n log n).
 pub fn population_stability(before: &[f64], now: &[f64], n_bins: usize) -> Option<f64> {
     if before.is_empty() || now.is_empty() {
         return None;

@@ -66,8 +66,11 @@ impl Group {
     fn value(&self, name: &str) -> f64 {
         let items = self.items();
         let value = match name.strip_prefix("graded ndcg@") {
-            Some(k) => graded_ndcg_at_k(&items, &self.gains, k.parse().unwrap()),
-            None => name.parse::<Metric>().unwrap().compute(&items, &self.relevant()),
+            Some(k) => graded_ndcg_at_k(&items, &self.gains, k.parse().expect("a number")),
+            None => {
+                let metric: Metric = name.parse().expect("references name metrics as eval does");
+                metric.compute(&items, &self.relevant())
+            }
         };
         value.expect("every group has a relevant item")
     }
@@ -87,23 +90,24 @@ fn say(text: &str) {
 }
 
 fn ask(python: &Path, question: &Value) -> Value {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder can be made");
     let file = folder.path().join("groups.json");
-    std::fs::write(&file, question.to_string()).unwrap();
+    std::fs::write(&file, question.to_string()).expect("it can be written to");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference.py");
-    let ran = Command::new(python).arg(script).arg(&file).output().unwrap();
+    let ran = Command::new(python).arg(script).arg(&file).output().expect("the interpreter starts");
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    serde_json::from_slice(&ran.stdout).unwrap()
+    serde_json::from_slice(&ran.stdout).expect("the script prints JSON")
 }
 
 /// How many values of `reference` differ from ours, of how many.
 fn differing(reference: &Value, groups: &[Group]) -> (usize, usize) {
     let (mut n_differ, mut n_compared) = (0, 0);
-    for (name, values) in reference.as_object().unwrap() {
-        let values = values.as_array().unwrap();
+    for (name, values) in reference.as_object().expect("metrics by name") {
+        let values = values.as_array().expect("a value of each group");
         assert_eq!(values.len(), groups.len(), "{name}");
         for (value, group) in values.iter().zip(groups) {
-            let close = (value.as_f64().unwrap() - group.value(name)).abs() <= TOLERANCE;
+            let theirs = value.as_f64().expect("a number");
+            let close = (theirs - group.value(name)).abs() <= TOLERANCE;
             n_differ += usize::from(!close);
             n_compared += 1;
         }
@@ -112,7 +116,7 @@ fn differing(reference: &Value, groups: &[Group]) -> (usize, usize) {
 }
 
 fn assert_close(name: &str, ours: f64, theirs: &Value) {
-    let theirs = theirs.as_f64().unwrap();
+    let theirs = theirs.as_f64().expect("a number");
     assert!((ours - theirs).abs() <= TOLERANCE, "{name}: {ours} is not {theirs}");
 }
 

@@ -179,10 +179,10 @@ fn comparable() -> Report {
 /// Compares with the golden file, or writes it if UPDATE_GOLDEN is set.
 fn assert_golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, text).unwrap();
+    if std::env::var_os("UPDATE_GOLDEN").is_some_and(|set| set == "1") {
+        std::fs::write(&path, text).expect("tests/golden can be written");
     }
-    let golden = std::fs::read_to_string(&path).unwrap();
+    let golden = std::fs::read_to_string(&path).expect("tests/golden has the file");
     assert!(text == golden, "{name} has changed: run with UPDATE_GOLDEN=1 and read the difference");
 }
 

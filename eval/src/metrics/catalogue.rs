@@ -24,7 +24,7 @@ impl Exposure {
         }
     }
 
-    /// Share of the catalogue that was shown at least once, in `[0, 1]`. `None` of an empty catalogue. Cost: O(n_items).
+    /// Share of the catalogue that was shown, in `[0, 1]`. `None` of an empty catalogue. Cost: O(n_items).
     pub fn coverage(&self) -> Option<f64> {
         let n_shown = self.counts.iter().filter(|&&count| count > 0).count();
         (!self.counts.is_empty()).then(|| n_shown as f64 / self.counts.len() as f64)

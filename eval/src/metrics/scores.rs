@@ -30,8 +30,8 @@ pub fn auc(labelled: &[Labelled]) -> Option<f64> {
     (pairs > 0.0).then(|| won / pairs)
 }
 
-/// Probabilities are kept this far from 0 and 1, so that one certain mistake does not make a mean infinite. The value is
-/// scikit-learn's for double precision.
+/// Probabilities are kept this far from 0 and 1, so that one certain mistake does not make a mean infinite. The value
+/// is scikit-learn's for double precision.
 const CLOSEST_TO_CERTAIN: f64 = f64::EPSILON;
 
 /// Mean log loss in nats of probabilities in `[0, 1]`. `None` if there are none. Cost: O(n).

@@ -105,7 +105,8 @@ fn verdict(report: &Report) -> String {
 fn card(title: &str, value: &str, below: &str) -> String {
     let [title, value, below] = [title, value, below].map(escape);
     format!(
-        "<div class=\"card\"><p class=\"name\">{title}</p><p class=\"value\">{value}</p><p class=\"below\">{below}</p></div>\n"
+        "<div class=\"card\"><p class=\"name\">{title}</p><p class=\"value\">{value}</p>\
+         <p class=\"below\">{below}</p></div>\n"
     )
 }
 
@@ -321,15 +322,16 @@ fn recall_curve(report: &Report) -> String {
     }
     let title = "Recall by number of candidates";
     let drawing = plots::recall_curve(Caption { id: "curve", title }, &report.recall_curve);
-    let lead = "Share of the relevant items among the first k candidates of retrieval: what the ranker can reach at most.";
+    let lead = "Share of the relevant items among the first k candidates of retrieval: what the ranker can reach at \
+                most.";
     section("Recall of retrieval", lead, &figure("", &drawing))
 }
 
 fn cohorts(report: &Report) -> String {
     let tables = report.cohorts.iter().enumerate();
     let figures: String = tables.map(|(at, table)| cohort_figure(at, table)).collect();
-    let lead = "Cold: nothing known. Hot: the fifth with the most of those that are known. Users by their events before \
-                the question, items by their users.";
+    let lead = "Cold: nothing known. Hot: the fifth with the most of those that are known. Users by their events \
+                before the question, items by their users.";
     section("Cohorts", lead, &panels(&figures))
 }
 
