@@ -154,7 +154,9 @@ pub struct Training {
     pub max_questions: usize,
     /// Negatives for each positive, 4 to 10.
     pub negatives: usize,
-    /// Share of the negatives that are hard: those that a pilot ranker puts first.
+    /// Share of the negatives that are taken from the top of the fused sources; the others are taken evenly from all
+    /// candidates. Above 0 the ranker sees what the sources agree on as negatives only, which cost a third of its
+    /// ndcg@10 on the grocery data.
     pub hard_share: f64,
     /// Dimensions of the embedding.
     pub dim: usize,

@@ -235,7 +235,11 @@ impl State {
     ///
     /// # Errors
     /// As [`follow`](Self::follow).
-    pub fn follow_until(&mut self, mut records: Records, until: Position) -> Result<u64, ScanError> {
+    pub fn follow_until(
+        &mut self,
+        mut records: Records,
+        until: Position,
+    ) -> Result<u64, ScanError> {
         let mut n_records = 0;
         while self.position < until
             && let Some(record) = records.next()

@@ -55,7 +55,8 @@ pub fn judge(
     n_threads: usize,
 ) -> Verdict {
     let config = &fitted.judged.config;
-    let bootstrap = Bootstrap { resamples: config.evaluation.resamples, seed: config.training.seed };
+    let bootstrap =
+        Bootstrap { resamples: config.evaluation.resamples, seed: config.training.seed };
     let settings = Settings { k: vec![HEADLINE.k], bootstrap, n_threads };
     let judged = run(&fitted.judged, Some(&fitted.linear), history, &fitted.questions, &settings);
     let (mut against, mut notes) = (Vec::new(), Vec::new());
@@ -71,7 +72,8 @@ pub fn judge(
             Err(note) => notes.push(note),
         }
     }
-    let others = ["best_source", "popular_7d", "own_frequency", "own_frequency_60d", "fused", "linear"];
+    let others =
+        ["best_source", "popular_7d", "own_frequency", "own_frequency_60d", "fused", "linear"];
     let mean = |run: &Run<'_>, name: &str| Some((name.to_owned(), run.mean(name, HEADLINE)?.mean));
     Verdict {
         passed: against.len() >= 2 && against.iter().all(|comparison| comparison.better),
@@ -116,7 +118,8 @@ impl Verdict {
             metrics.insert(format!("gate_{HEADLINE}_low"), low);
             metrics.insert(format!("gate_{HEADLINE}_high"), high);
         }
-        let others = self.others.iter().map(|(name, mean)| (format!("gate_{HEADLINE}_{name}"), *mean));
+        let others =
+            self.others.iter().map(|(name, mean)| (format!("gate_{HEADLINE}_{name}"), *mean));
         metrics.extend(others);
         metrics
     }

@@ -100,7 +100,10 @@ pub fn run<'a>(
     let counting = started.elapsed().as_secs_f64();
     let mut run = Run {
         questions,
-        relevant: questions.iter().map(|q| q.relevant.iter().map(|(item, _)| *item).collect()).collect(),
+        relevant: questions
+            .iter()
+            .map(|q| q.relevant.iter().map(|(item, _)| *item).collect())
+            .collect(),
         lists: Vec::new(),
         seconds: BTreeMap::new(),
         source_names: scenario.sources.iter().map(|source| source.name.clone()).collect(),
@@ -135,7 +138,9 @@ fn ask_one(asked: &mut Asked<'_>, linear: Option<&Linear>, n: usize) -> Group {
     let found: Vec<usize> = relevant.iter().filter_map(|(item, _)| at.get(item).copied()).collect();
     let shown: Vec<ItemId> = answer.slate.shown.iter().map(|shown| shown.item).collect();
     let is_relevant = |item: &ItemId| relevant.iter().any(|(known, _)| known == item);
-    let count = |items: &mut dyn Iterator<Item = ItemId>| items.filter(|item| is_relevant(item)).count() as u64;
+    let count = |items: &mut dyn Iterator<Item = ItemId>| {
+        items.filter(|item| is_relevant(item)).count() as u64
+    };
     // What the filters keep out inside of retrieval is lost there, not in the sources.
     let filtered = count(&mut scratch.refused.iter().copied());
     let waterfall = Waterfall {
@@ -211,7 +216,8 @@ impl Run<'_> {
                 best = Some((mean, lists));
             }
         }
-        self.lists.push(("best_source".to_owned(), best.map(|(_, lists)| lists).unwrap_or_default()));
+        self.lists
+            .push(("best_source".to_owned(), best.map(|(_, lists)| lists).unwrap_or_default()));
         self.seconds.insert("best_source".to_owned(), 0.0);
     }
 
@@ -266,10 +272,14 @@ impl Run<'_> {
     /// Percentiles 50 and 99 in milliseconds of the stages and of the whole request.
     pub fn latencies(&self) -> Vec<(&'static str, f64, f64)> {
         let of = |name, duration: &dyn Fn(&Timing) -> std::time::Duration| {
-            let mut ms: Vec<f64> =
-                self.groups.iter().map(|group| duration(&group.timing).as_secs_f64() * 1e3).collect();
+            let mut ms: Vec<f64> = self
+                .groups
+                .iter()
+                .map(|group| duration(&group.timing).as_secs_f64() * 1e3)
+                .collect();
             ms.sort_by(f64::total_cmp);
-            let at = |share: f64| ms.get((ms.len() as f64 * share) as usize).copied().unwrap_or(0.0);
+            let at =
+                |share: f64| ms.get((ms.len() as f64 * share) as usize).copied().unwrap_or(0.0);
             (name, at(0.5), at(0.99))
         };
         vec![
@@ -285,7 +295,8 @@ impl Run<'_> {
         let mut waterfall = Waterfall::default();
         self.groups.iter().for_each(|group| waterfall += group.waterfall);
         let time = |question: Option<&Question>| question.map(|q| q.time.to_string());
-        let users: FxHashSet<UserId> = self.questions.iter().map(|question| question.user).collect();
+        let users: FxHashSet<UserId> =
+            self.questions.iter().map(|question| question.user).collect();
         let mut report = Report {
             protocol: protocol.to_owned(),
             n_groups: self.groups.len(),
@@ -446,6 +457,7 @@ fn mean(values: &[Observation]) -> f64 {
 pub fn peak_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kilobytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let kilobytes =
+        line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
 }

@@ -45,7 +45,8 @@ impl Stages {
     pub(crate) fn finish(&self) {
         let mut current = self.current.lock().expect("no holder of this lock panics");
         if let Some((bar, started)) = current.take() {
-            let line = format!("  {:<60} {:>7.1} s", bar.message(), started.elapsed().as_secs_f64());
+            let line =
+                format!("  {:<60} {:>7.1} s", bar.message(), started.elapsed().as_secs_f64());
             bar.finish_and_clear();
             eprintln!("{line}");
         }

@@ -43,10 +43,15 @@ impl Workspace {
         }
         let history = builder.build();
         for (kind, n) in &history.unknown_types {
-            eprintln!("warning: {n} events of type {kind:?} are left out: there is no [events.{kind}]");
+            eprintln!(
+                "warning: {n} events of type {kind:?} are left out: there is no [events.{kind}]"
+            );
         }
         if history.n_anonymous > 0 {
-            eprintln!("warning: {} events with neither user nor session are left out", history.n_anonymous);
+            eprintln!(
+                "warning: {} events with neither user nor session are left out",
+                history.n_anonymous
+            );
         }
         Ok(history)
     }

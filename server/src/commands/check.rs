@@ -53,7 +53,9 @@ impl Check {
             findings.about_data(&history, &workspace.config);
             findings.about_leakage(&history);
         } else {
-            findings.warn("there is no event log yet: import some with `cascade import --events FILE`".into());
+            findings.warn(
+                "there is no event log yet: import some with `cascade import --events FILE`".into(),
+            );
         }
         findings.print(global.json);
         let failed = findings.0.iter().any(|finding| finding.level == Level::Error);
@@ -78,7 +80,8 @@ impl Findings {
 
     fn print(&self, as_json: bool) {
         if as_json {
-            let object = |finding: &Finding| json!({ "level": finding.level.name(), "text": finding.text });
+            let object =
+                |finding: &Finding| json!({ "level": finding.level.name(), "text": finding.text });
             println!("{}", json!({ "findings": self.0.iter().map(object).collect::<Vec<_>>() }));
             return;
         }
@@ -98,11 +101,16 @@ impl Findings {
             history.events.len()
         ));
         if history.items.len() > items {
-            self.good(format!("{} items of the catalogue have no events yet", history.items.len() - items));
+            self.good(format!(
+                "{} items of the catalogue have no events yet",
+                history.items.len() - items
+            ));
         }
         let labels = config.schema().labels();
         if labels.iter().all(|label| *label == 0) {
-            return self.error("no event type has a label above 0: nothing says what a good list is".into());
+            return self.error(
+                "no event type has a label above 0: nothing says what a good list is".into(),
+            );
         }
         let until = Timestamp(last.0 + 1);
         let trainer = Trainer { config, history, until, n_threads: 1 };
@@ -147,7 +155,9 @@ impl Findings {
         let now = engine::clock::Clock::default().now();
         let future = history.events.iter().filter(|event| event.time > now).count();
         if future > 0 {
-            self.warn(format!("{future} events lie in the future: is the unit of the times right?"));
+            self.warn(format!(
+                "{future} events lie in the future: is the unit of the times right?"
+            ));
         }
     }
 }

@@ -42,7 +42,8 @@ const SPLIT: &str = "2017-12-04T00:00:00Z";
 
 impl Demo {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
-        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
+        std::fs::create_dir_all(&self.dir)
+            .with_context(|| format!("cannot make {}", self.dir.display()))?;
         let files = self.files()?;
         let config = self.dir.join("cascade.toml");
         let workspace = self.import(&files, &config)?;
@@ -51,7 +52,10 @@ impl Demo {
         let trained = train(&workspace, Some(SPLIT), global.n_threads())?;
         println!("{}", trained.verdict);
         if !trained.verdict.passed {
-            eprintln!("the gate refused release {}: it stays on the shelf, and there is nothing to serve", trained.id);
+            eprintln!(
+                "the gate refused release {}: it stays on the shelf, and there is nothing to serve",
+                trained.id
+            );
             return Ok(Outcome::Refused);
         }
 
@@ -81,9 +85,18 @@ impl Demo {
         }
         heading("import");
         let maps = &workspace.config.import;
-        let input = |path: &PathBuf, content| Input { path: path.clone(), format: Format::Auto, content };
-        let users = files.users.iter().zip(maps.users.clone()).map(|(path, map)| input(path, Content::Users(map)));
-        let items = files.items.iter().zip(maps.items.clone()).map(|(path, map)| input(path, Content::Items(map)));
+        let input =
+            |path: &PathBuf, content| Input { path: path.clone(), format: Format::Auto, content };
+        let users = files
+            .users
+            .iter()
+            .zip(maps.users.clone())
+            .map(|(path, map)| input(path, Content::Users(map)));
+        let items = files
+            .items
+            .iter()
+            .zip(maps.items.clone())
+            .map(|(path, map)| input(path, Content::Items(map)));
         let events = maps.events.clone().map(|map| input(&files.events, Content::Events(map)));
         let inputs: Vec<Input> = users.chain(items).chain(events).collect();
         let started = Instant::now();
@@ -105,13 +118,19 @@ impl Demo {
             }
         };
         let find = |name: &str| {
-            let named = ["parquet", "csv", "csv.gz"].map(|extension| folder.join(format!("{name}.{extension}")));
+            let named = ["parquet", "csv", "csv.gz"]
+                .map(|extension| folder.join(format!("{name}.{extension}")));
             named.into_iter().find(|path| path.exists())
         };
         let Some(events) = find("transactions") else {
             bail!("{} has no transactions.parquet or transactions.csv", folder.display());
         };
-        Ok(Files { events, items: find("products"), users: find("demographics"), format: Format::Auto })
+        Ok(Files {
+            events,
+            items: find("products"),
+            users: find("demographics"),
+            format: Format::Auto,
+        })
     }
 
     fn serve(&self, workspace: &Workspace) -> anyhow::Result<Outcome> {
@@ -122,9 +141,14 @@ impl Demo {
             return Ok(if ok { Outcome::Done } else { Outcome::Failed });
         }
         let listening = |url: &str| {
-            println!("listening on {url}; the clock goes on from the last event of the data. Try:\n");
+            println!(
+                "listening on {url}; the clock goes on from the last event of the data. Try:\n"
+            );
             probe::lines(url, &users).iter().for_each(|line| println!("  {line}"));
-            println!("\nCtrl-C stops the server; `cascade serve --config {} --clock data` starts it again", self.dir.join("cascade.toml").display());
+            println!(
+                "\nCtrl-C stops the server; `cascade serve --config {} --clock data` starts it again",
+                self.dir.join("cascade.toml").display()
+            );
         };
         serve(workspace, Some(&self.listen), ClockKind::Data, listening)?;
         Ok(Outcome::Done)

@@ -105,7 +105,9 @@ fn release_until(
             return Ok(Arc::new(release));
         }
         let (id, until) = (&release.manifest.id, release.manifest.data.until);
-        eprintln!("the active release {id} has seen events until {until}: training one until {from}");
+        eprintln!(
+            "the active release {id} has seen events until {until}: training one until {from}"
+        );
     }
     let tell = |progress| stages.tell(progress);
     let fitted = trainer.fit(&tell)?;

@@ -58,15 +58,24 @@ pub(crate) fn generate(folder: &Path, seed: u64) -> anyhow::Result<()> {
     let mut random = Random(seed);
     let create = |name: &str| {
         let path = folder.join(name);
-        File::create(&path).map(BufWriter::new).with_context(|| format!("cannot write {}", path.display()))
+        File::create(&path)
+            .map(BufWriter::new)
+            .with_context(|| format!("cannot write {}", path.display()))
     };
     let types: Vec<usize> = (0..PRODUCTS).map(|_| random.skewed(TYPES)).collect();
     let mut products = create("products.csv")?;
-    writeln!(products, "product_id,manufacturer_id,department,brand,product_category,product_type,package_size")?;
+    writeln!(
+        products,
+        "product_id,manufacturer_id,department,brand,product_category,product_type,package_size"
+    )?;
     for (product, kind) in types.iter().enumerate() {
         let (brand, maker) = (["National", "Private"][random.below(2)], random.skewed(300));
         let department = kind % DEPARTMENTS;
-        writeln!(products, "{product},{maker},DEPARTMENT {department},{brand},CATEGORY {},TYPE {kind},", kind / 2)?;
+        writeln!(
+            products,
+            "{product},{maker},DEPARTMENT {department},{brand},CATEGORY {},TYPE {kind},",
+            kind / 2
+        )?;
     }
     let mut people = create("demographics.csv")?;
     writeln!(people, "household_id,age,income")?;
@@ -83,7 +92,10 @@ fn write_transactions(
     types: &[usize],
     random: &mut Random,
 ) -> anyhow::Result<()> {
-    writeln!(file, "household_id,store_id,basket_id,product_id,quantity,sales_value,transaction_timestamp")?;
+    writeln!(
+        file,
+        "household_id,store_id,basket_id,product_id,quantity,sales_value,transaction_timestamp"
+    )?;
     let mut homes: Vec<Vec<Habit>> = (0..HOUSEHOLDS).map(|_| habits(types, random)).collect();
     let per_day: Vec<f64> = (0..HOUSEHOLDS).map(|_| 0.05 + 0.25 * random.unit()).collect();
     let mut basket = 0;
@@ -94,11 +106,20 @@ fn write_transactions(
             if random.unit() > per_day[household] {
                 continue;
             }
-            let time = START_MS + day * DAY_MS + (8 + random.below(13)) as i64 * 3_600_000 + random.below(3_600) as i64 * 1_000;
+            let time = START_MS
+                + day * DAY_MS
+                + (8 + random.below(13)) as i64 * 3_600_000
+                + random.below(3_600) as i64 * 1_000;
             let time = Timestamp(time).to_string();
             for product in shop(&mut homes[household], day as f64, fashion, random) {
                 let cents = 50 + random.skewed(1_500);
-                writeln!(file, "{household},{},{basket},{product},1,{}.{:02},{time}", household % 40, cents / 100, cents % 100)?;
+                writeln!(
+                    file,
+                    "{household},{},{basket},{product},1,{}.{:02},{time}",
+                    household % 40,
+                    cents / 100,
+                    cents % 100
+                )?;
             }
             basket += 1;
         }
@@ -129,7 +150,11 @@ fn shop(habits: &mut [Habit], day: f64, fashion: usize, random: &mut Random) -> 
     }
     for _ in 0..1 + random.below(4) {
         let fashionable = random.unit() < 0.3;
-        bought.push(if fashionable { (fashion + random.below(20)) % PRODUCTS } else { random.skewed(PRODUCTS) });
+        bought.push(if fashionable {
+            (fashion + random.below(20)) % PRODUCTS
+        } else {
+            random.skewed(PRODUCTS)
+        });
     }
     bought.sort_unstable();
     bought.dedup();
@@ -145,7 +170,8 @@ mod tests {
         let [a, b] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         [&a, &b].into_iter().for_each(|folder| generate(folder.path(), 1).unwrap());
         for name in ["transactions.csv", "products.csv", "demographics.csv"] {
-            let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(name)).unwrap();
+            let read =
+                |folder: &tempfile::TempDir| std::fs::read(folder.path().join(name)).unwrap();
             assert!(read(&a) == read(&b) && read(&a).len() > 1_000, "{name}");
         }
     }

@@ -52,7 +52,11 @@ impl Import {
         let share = text.trim().parse::<f64>().map(|number| number / per);
         match share {
             Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-            _ => Err(UsageError(format!("--max-bad {:?} is not a share, as 1% or 0.01", self.max_bad)).into()),
+            _ => Err(UsageError(format!(
+                "--max-bad {:?} is not a share, as 1% or 0.01",
+                self.max_bad
+            ))
+            .into()),
         }
     }
 
@@ -79,9 +83,15 @@ impl Import {
             }
             Ok::<(), UsageError>(())
         };
-        add(&self.users, &|| import.users.clone().map(Content::Users).ok_or_else(|| missing("users")))?;
-        add(&self.items, &|| import.items.clone().map(Content::Items).ok_or_else(|| missing("items")))?;
-        add(&self.events, &|| import.events.clone().map(Content::Events).ok_or_else(|| missing("events")))?;
+        add(&self.users, &|| {
+            import.users.clone().map(Content::Users).ok_or_else(|| missing("users"))
+        })?;
+        add(&self.items, &|| {
+            import.items.clone().map(Content::Items).ok_or_else(|| missing("items"))
+        })?;
+        add(&self.events, &|| {
+            import.events.clone().map(Content::Events).ok_or_else(|| missing("events"))
+        })?;
         Ok(inputs)
     }
 }
@@ -94,9 +104,13 @@ pub(crate) fn import(
 ) -> anyhow::Result<Imported> {
     let folder = workspace.log_dir();
     let opened = EventLog::open(&folder, FsyncPolicy::Never);
-    let (mut log, opened) = opened.with_context(|| format!("the event log in {}", folder.display()))?;
+    let (mut log, opened) =
+        opened.with_context(|| format!("the event log in {}", folder.display()))?;
     if opened.cut_bytes > 0 {
-        eprintln!("warning: {} bytes of an unfinished write at the end of the log were cut", opened.cut_bytes);
+        eprintln!(
+            "warning: {} bytes of an unfinished write at the end of the log were cut",
+            opened.cut_bytes
+        );
     }
     Ok(Importer { max_bad }.run(inputs, &mut log)?)
 }
@@ -114,6 +128,8 @@ pub(crate) fn report(imported: &Imported, json: bool) {
         });
         println!("{object}");
     } else {
-        println!("imported {n_accepted} of {n_rows} rows; {n_duplicate} were there before, {n_bad} are bad");
+        println!(
+            "imported {n_accepted} of {n_rows} rows; {n_duplicate} were there before, {n_bad} are bad"
+        );
     }
 }

@@ -44,7 +44,10 @@ impl Init {
         if global.json {
             println!("{}", json!({ "config": path }));
         } else {
-            println!("wrote {}: read it, then `cascade check` and `cascade import`", path.display());
+            println!(
+                "wrote {}: read it, then `cascade check` and `cascade import`",
+                path.display()
+            );
         }
         Ok(Outcome::Done)
     }

@@ -99,7 +99,8 @@ impl Precompute {
                 names.filter(|name| !name.starts_with(SESSION_USER)).map(str::to_owned).collect()
             }));
         };
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
     }
 }

@@ -71,7 +71,9 @@ fn list(shelf: &Shelf, json: bool) -> anyhow::Result<Outcome> {
     let releases = shelf.list()?;
     if json {
         let entry = |(id, manifest): &(String, Result<Manifest, _>)| match manifest {
-            Ok(manifest) => json!({ "id": id, "active": active.as_ref() == Some(id), "manifest": manifest }),
+            Ok(manifest) => {
+                json!({ "id": id, "active": active.as_ref() == Some(id), "manifest": manifest })
+            }
             Err(error) => json!({ "id": id, "active": false, "error": ToString::to_string(error) }),
         };
         println!("{}", json!({ "releases": releases.iter().map(entry).collect::<Vec<_>>() }));
@@ -108,7 +110,8 @@ fn diff(shelf: &Shelf, a: &str, b: &str, json: bool) -> anyhow::Result<Outcome> 
         flatten("config", &serde_json::to_value(&release.config)?, &mut flat);
         Ok(flat)
     };
-    let (left, right) = (flat(a).context("the first release")?, flat(b).context("the second release")?);
+    let (left, right) =
+        (flat(a).context("the first release")?, flat(b).context("the second release")?);
     let keys = left.keys().chain(right.keys().filter(|key| !left.contains_key(*key)));
     let changed = keys.filter(|key| left.get(*key) != right.get(*key));
     let mut differences = serde_json::Map::new();

@@ -26,21 +26,32 @@ impl Verify {
         let workspace = Workspace::new(Config::read(&global.config)?);
         let release = workspace.shelf.open(&workspace.shelf.active()?)?;
         let live = read_snapshot(&workspace.config.data_dir, &release).map_err(|error| {
-            anyhow::anyhow!("there is no live state to compare with: {error}; a server leaves one when it ends")
+            anyhow::anyhow!(
+                "there is no live state to compare with: {error}; a server leaves one when it ends"
+            )
         })?;
         let mut replayed = State::empty(&release);
         let reader = EventLog::reader(&workspace.log_dir(), Position::START)?;
         replayed.follow_until(reader, live.position())?;
         let names: Vec<&str> = release.features.iter().map(|f| f.name.as_str()).collect();
-        let (compared, different) = compare(live.store(), replayed.store(), names.len(), self.users);
+        let (compared, different) =
+            compare(live.store(), replayed.store(), names.len(), self.users);
         let differing: Vec<&str> = different.iter().map(|i| names[*i]).collect();
         if global.json {
-            let object = json!({ "values": compared, "features": names.len(), "different": differing });
+            let object =
+                json!({ "values": compared, "features": names.len(), "different": differing });
             println!("{object}");
         } else if differing.is_empty() {
-            println!("{compared} values of {} features are bit-equal live and in replay", names.len());
+            println!(
+                "{compared} values of {} features are bit-equal live and in replay",
+                names.len()
+            );
         } else {
-            println!("{} features differ between live and replay: {}", differing.len(), differing.join(", "));
+            println!(
+                "{} features differ between live and replay: {}",
+                differing.len(),
+                differing.join(", ")
+            );
         }
         Ok(if differing.is_empty() { Outcome::Done } else { Outcome::Failed })
     }
@@ -59,8 +70,12 @@ fn compare(
     let (mut compared, mut different) = (0, vec![false; n_features]);
     for user in (0..n_users as u32).take(max_users).map(UserId) {
         let state = live.read_user(Some(user)).state;
-        let mut items: Vec<ItemId> =
-            state.items.iter(&live.plan().user_item).map(|(item, _)| item).take(ITEMS_PER_USER).collect();
+        let mut items: Vec<ItemId> = state
+            .items
+            .iter(&live.plan().user_item)
+            .map(|(item, _)| item)
+            .take(ITEMS_PER_USER)
+            .collect();
         // Items that the user has nothing to do with have features as well.
         items.extend((user.0..user.0 + 10).map(ItemId));
         let stores = [live, replayed].into_iter().zip(&mut scratch);

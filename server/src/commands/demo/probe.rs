@@ -23,7 +23,8 @@ pub(super) fn some_users(workspace: &Workspace) -> anyhow::Result<Example> {
     let history = workspace.history()?;
     let last = history.events.last().context("the event log is empty")?;
     let name = |names: &featurestore::Names, id| names.name(id).map(str::to_owned);
-    let user = name(history.users.names(), last.user.0).filter(|user| !user.starts_with(SESSION_USER));
+    let user =
+        name(history.users.names(), last.user.0).filter(|user| !user.starts_with(SESSION_USER));
     let kind = workspace.schema.events.keys().nth(usize::from(last.kind.0)).cloned();
     Ok(Example {
         user: user.unwrap_or_else(|| "somebody".to_owned()),
@@ -75,7 +76,10 @@ pub(super) fn check(workspace: &Workspace, example: &Example) -> anyhow::Result<
         let (status, text) = server.request(method, path, body)?;
         let good = status == 200 && is_good(&text);
         let mark = if good { "ok" } else { "FAILED" };
-        println!("{mark:<6} {method:<4} {path} -> {status} in {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
+        println!(
+            "{mark:<6} {method:<4} {path} -> {status} in {:.1} ms",
+            started.elapsed().as_secs_f64() * 1e3
+        );
         if !good {
             println!("       {}", text.chars().take(500).collect::<String>());
         }
@@ -135,7 +139,12 @@ impl Server {
         }
     }
 
-    fn request(&self, method: &str, path: &str, body: Option<&str>) -> anyhow::Result<(u16, String)> {
+    fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> anyhow::Result<(u16, String)> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let body = body.unwrap_or_default();
