@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::{Server, Shop};
 
-/// No command of these tests takes nearly as long; one that does hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// No command of these tests takes nearly as long: one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The built `cascade`, which lies beside the folder that this test was built into.
 ///
@@ -61,10 +61,13 @@ impl Project {
         project.write("events.csv", shop.events_csv());
         project.write("items.csv", shop.items_csv());
         project.run(["init", "--events", "events.csv", "--items", "items.csv"]).done();
+        // A list is judged by what is bought.
+        project.configure("events.view.label", 0);
         project.configure("training.dim", 16);
-        project.configure("training.embedding_epochs", 4);
-        project.configure("training.min_questions", 300);
-        project.configure("training.ranker.n_trees", 40);
+        project.configure("training.ranker.n_trees", 100);
+        project.configure("training.ranker.learning_rate", 0.1);
+        project.configure("training.ranker.n_leaves", 15);
+        project.configure("training.ranker.min_data_in_leaf", 20);
         project
     }
 
@@ -149,9 +152,16 @@ impl Project {
             .expect("it starts")
     }
 
-    /// Starts the server on a free port and waits until it answers.
+    /// Starts the server on a free port and waits until it answers. Its clock goes on from the last event of the shop.
     pub fn serve(&self) -> Server {
-        Server::start(self.command(["serve", "--json", "--listen", "127.0.0.1:0"]))
+        Server::start(self.command([
+            "serve",
+            "--json",
+            "--clock",
+            "data",
+            "--listen",
+            "127.0.0.1:0",
+        ]))
     }
 
     /// Folder of the active release.

@@ -39,6 +39,7 @@ pub struct ShopEvent {
 }
 
 const N_CATEGORIES: usize = 10;
+const N_STAPLES: usize = 8;
 /// 2024-01-01T00:00Z.
 const START_S: u64 = 1_704_067_200;
 const DAY_S: u64 = 86_400;
@@ -46,45 +47,56 @@ const DAY_S: u64 = 86_400;
 impl Shop {
     /// Everything that the users did, in the order of time.
     ///
-    /// Each comes back every few days, buys half of the time from a handful of staples, else from two favourite
-    /// categories or from what is popular, and looks at a little more than is bought.
+    /// Each comes back every few days, buys those of eight staples that have run out, each with a period of its own, and
+    /// now and then what is in fashion this week or something from a favourite category. What is bought was looked at
+    /// before, and so was something else.
     pub fn events(&self) -> Vec<ShopEvent> {
-        let mut events = Vec::new();
-        for user in 0..self.n_users {
-            let mut random = Random(self.seed ^ (user as u64 + 1).wrapping_mul(0x9e37_79b9));
-            let favourites = [random.below(N_CATEGORIES), random.below(N_CATEGORIES)];
-            let staples: Vec<usize> =
-                (0..6).map(|_| self.item_in(favourites[0], &mut random)).collect();
-            let gap_s = (3 + random.below(6) as u64) * DAY_S;
-            let mut time_s = START_S + random.below(gap_s as usize) as u64;
-            let mut visit = 0;
-            while time_s < START_S + self.n_days * DAY_S {
-                for step in 0..2 + random.below(4) {
-                    let item = match random.below(10) {
-                        0..5 => staples[random.below(staples.len())],
-                        5..8 => self.item_in(favourites[random.below(2)], &mut random),
-                        _ => self.popular(&mut random),
-                    };
-                    let kinds: &[_] =
-                        if random.below(3) == 0 { &["view"] } else { &["view", "purchase"] };
-                    for kind in kinds {
-                        events.push(ShopEvent {
-                            event_id: String::new(),
-                            kind,
-                            user: format!("u{user}"),
-                            session: format!("u{user}-{visit}"),
-                            item: format!("i{item}"),
-                            time_s: time_s + 60 * step as u64,
-                        });
-                    }
-                }
-                visit += 1;
-                time_s += gap_s / 2 + random.below(gap_s as usize) as u64;
-            }
-        }
+        let mut events: Vec<_> = (0..self.n_users).flat_map(|user| self.events_of(user)).collect();
         events.sort_by_key(|event| event.time_s);
         for (i, event) in events.iter_mut().enumerate() {
             event.event_id = format!("e{i}");
+        }
+        events
+    }
+
+    fn events_of(&self, user: usize) -> Vec<ShopEvent> {
+        let mut random = Random(self.seed ^ (user as u64 + 1).wrapping_mul(0x9e37_79b9));
+        let favourites = [random.below(N_CATEGORIES), random.below(N_CATEGORIES)];
+        let mut staples: Vec<Staple> = (0..N_STAPLES)
+            .map(|i| {
+                let period_s = (5 + random.below(25)) as u64 * DAY_S;
+                let item = self.item_in(favourites[i % 2], &mut random);
+                Staple { item, period_s, due_s: START_S + random.below(period_s as usize) as u64 }
+            })
+            .collect();
+        let gap_s = (3 + random.below(4) as u64) * DAY_S;
+        let (mut time_s, mut visit, mut events) =
+            (START_S + random.below(gap_s as usize) as u64, 0, Vec::new());
+        while time_s < START_S + self.n_days * DAY_S {
+            let mut bought: Vec<usize> = Vec::new();
+            for staple in staples.iter_mut().filter(|staple| staple.due_s <= time_s) {
+                bought.push(staple.item);
+                staple.due_s = time_s + staple.period_s * (90 + random.below(21) as u64) / 100;
+            }
+            for _ in 0..random.below(3) {
+                let fashion = self.item_in(time_s as usize / (7 * DAY_S) as usize, &mut random);
+                let liked = self.item_in(favourites[random.below(2)], &mut random);
+                bought.push(if random.below(2) == 0 { fashion } else { liked });
+            }
+            let glance = (self.item_in(favourites[0], &mut random), "view");
+            let acts = bought.into_iter().flat_map(|item| [(item, "view"), (item, "purchase")]);
+            for (step, (item, kind)) in std::iter::once(glance).chain(acts).enumerate() {
+                events.push(ShopEvent {
+                    event_id: String::new(),
+                    kind,
+                    user: format!("u{user}"),
+                    session: format!("u{user}-{visit}"),
+                    item: format!("i{item}"),
+                    time_s: time_s + 20 * step as u64,
+                });
+            }
+            visit += 1;
+            time_s += gap_s / 2 + random.below(gap_s as usize) as u64;
         }
         events
     }
@@ -116,12 +128,15 @@ impl Shop {
     /// An item of a category, those with low numbers more often.
     fn item_in(&self, category: usize, random: &mut Random) -> usize {
         let place = random.low(self.n_items / N_CATEGORIES);
-        (place * N_CATEGORIES + category) % self.n_items
+        (place * N_CATEGORIES + category % N_CATEGORIES) % self.n_items
     }
+}
 
-    fn popular(&self, random: &mut Random) -> usize {
-        random.low(self.n_items)
-    }
+/// Something that a user buys again when it has run out.
+struct Staple {
+    item: usize,
+    period_s: u64,
+    due_s: u64,
 }
 
 /// SplitMix64. Source: "Fast splittable pseudorandom number generators", OOPSLA 2014.

@@ -23,12 +23,11 @@ const PICTURE: &str = "\
 ";
 
 /// What the product is built on: the crate, where its code must name it, and whether no other crate may.
-const BUILT_ON: [(&str, &str, bool); 6] = [
+const BUILT_ON: [(&str, &str, bool); 5] = [
     ("hnsw_rs", "retrieval", true),
     ("lightgbm3_sys", "ranking", true),
     ("actix_web", "server", true),
     ("ndarray", "retrieval", false),
-    ("ndarray", "ranking", false),
     ("serde", "engine", false),
 ];
 
@@ -144,6 +143,21 @@ fn the_crates_that_the_product_is_built_on_are_used_where_they_belong() {
                 !used || name == owner || !alone,
                 "{name} uses {krate}, which belongs to {owner}"
             );
+        }
+    }
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let (root, members) = (root(), members());
+    for (name, manifest) in &members {
+        // Between the crates of the workspace the arrows say what may be used.
+        let outside = dependencies(manifest, "dependencies")
+            .into_iter()
+            .filter(|it| !members.contains_key(it));
+        for dependency in outside {
+            let used = names_crate(&root.join(name).join("src"), &dependency.replace('-', "_"));
+            assert!(used, "{name} does not use {dependency}");
         }
     }
 }

@@ -95,7 +95,8 @@ fn the_next_request_reflects_an_event() {
     assert_eq!(server.post("/v1/events", &json!([bought, bought, bought])).json()["accepted"], 3);
     let after = recommend(&server, "newcomer", 10);
     assert_ne!(ids(&before), ids(&after));
-    assert!(ids(&after).contains(&"i17".to_owned()), "what is bought is bought again: {after}");
+    let of_its_kind = |answer: &Value| ids(answer).iter().filter(|id| id.ends_with('7')).count();
+    assert!(of_its_kind(&after) > of_its_kind(&before), "more of the category of i17: {after}");
 }
 
 #[test]
@@ -104,12 +105,13 @@ fn the_nightly_file_holds_what_the_server_answers() {
     project.run(["precompute", "--out", "lists.jsonl", "--n", "10"]).done();
     let lists = String::from_utf8(project.read("lists.jsonl")).expect("JSON is UTF-8");
     let server = project.serve();
-    // The file is computed for the time of the last event, the answers for now: whoever has no history of his own and
-    // sees no fading count gets the same. Others at least get as many.
+    // The file is computed for the time of the last event, the answers for a few seconds later.
     for line in lists.lines().take(20) {
         let list: Value = serde_json::from_str(line).expect("each line is an object");
         let user = list["user_id"].as_str().expect("a list is somebody's");
-        assert_eq!(ids(&recommend(&server, user, 10)).len(), ids(&list).len());
+        let (answer, listed) = (ids(&recommend(&server, user, 10)), ids(&list));
+        let in_both = answer.iter().filter(|id| listed.contains(id)).count();
+        assert!(listed.len() == 10 && in_both >= 9, "{answer:?} instead of {listed:?}");
     }
 }
 
@@ -131,9 +133,8 @@ fn a_replay_finds_the_features_of_a_live_session_bit_equal() {
     let (status, stderr) = server.terminate();
     assert_eq!(status, Some(0), "{stderr}");
     let verified = project.run(["verify-features", "--json"]).done().json();
-    let compared = verified["compared"].as_u64().unwrap_or_else(|| panic!("{verified}"));
-    assert!(compared > 1_000, "{verified}");
-    assert_eq!(verified["different"], 0, "{verified}");
+    assert!(verified["values"].as_u64() > Some(100_000), "{verified}");
+    assert_eq!(verified["different"], json!([]), "{verified}");
 }
 
 #[test]
