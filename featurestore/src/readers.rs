@@ -199,6 +199,7 @@ fn nearest(column: &str, columns: &[String]) -> String {
 /// The rows of a file, in its order. A `ReadError` is the last thing that comes.
 pub struct Rows {
     kind: Kind,
+    has_failed: bool,
 }
 
 enum Kind {
@@ -222,7 +223,7 @@ pub fn open_rows(path: &Path, format: Format) -> Result<Rows, ReadError> {
         Format::Parquet => Kind::Parquet(Box::new(parquet::ParquetRows::open(path)?)),
         Format::Auto | Format::Csv => Kind::Csv(csv::CsvRows::new(path, input)?),
     };
-    Ok(Rows { kind })
+    Ok(Rows { kind, has_failed: false })
 }
 
 /// The format of `input` by its first bytes.
@@ -263,11 +264,15 @@ impl Iterator for Rows {
     type Item = Result<Result<Row, BadRow>, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.kind {
+        if self.has_failed {
+            return None;
+        }
+        let row = match &mut self.kind {
             Kind::Csv(rows) => rows.next_row(),
             Kind::JsonL(rows) => rows.next_row(),
             Kind::Parquet(rows) => rows.next_row(),
-        }
-        .transpose()
+        };
+        self.has_failed = row.is_err();
+        row.transpose()
     }
 }

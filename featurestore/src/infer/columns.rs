@@ -181,13 +181,17 @@ const IDENTITY: Role = Role { names: &["id"], ..ITEM };
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) name: String,
-    called: &'static str,
+    reason: String,
 }
 
 impl Found {
+    fn by_name(name: &str, role: &Role) -> Self {
+        Self { name: name.into(), reason: format!("{}, by its name", role.called) }
+    }
+
     /// Why it was taken.
-    pub(super) fn reason(&self) -> String {
-        format!("{}, by its name", self.called)
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
     }
 }
 
@@ -202,7 +206,7 @@ pub(super) fn all(role: &Role, table: &Table) -> Vec<Found> {
     let mut found: Vec<(usize, &str)> =
         table.names().filter_map(|name| Some((rank(&name)?, name))).collect();
     found.sort_by_key(|(rank, _)| *rank);
-    found.into_iter().map(|(_, name)| Found { name: name.into(), called: role.called }).collect()
+    found.into_iter().map(|(_, name)| Found::by_name(name, role)).collect()
 }
 
 /// The most telling column for `role` whose values can play it.
@@ -250,7 +254,7 @@ pub(super) fn need_id(
 ) -> Result<Found, InferError> {
     let same = table.names().find(|name| bare(name) == bare(in_events));
     if let Some(name) = same {
-        return Ok(Found { name: name.into(), called: "called as in the events" });
+        return Ok(Found { name: name.into(), reason: "called as in the events".into() });
     }
     match need(role, table, path) {
         Err(error @ InferError::NoColumn { .. }) => find(&IDENTITY, table).ok_or(error),

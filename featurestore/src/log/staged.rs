@@ -89,34 +89,29 @@ impl Staged<'_> {
             return Ok(());
         }
         self.log.sync()?;
-        let path = self.target();
-        let file = self
-            .rename(&path)
-            .map_err(|source| AppendError::Write { path: path.clone(), source })?;
+        let end = self.log.position();
+        // The next segment, or the present one if it is empty.
+        let number = end.segment + u32::from(end.offset > segment::HEADER_BYTES);
+        let path = segment::path(self.log.dir(), number);
+        let error = |source| AppendError::Write { path: path.clone(), source };
+        let file = self.finish().map_err(error)?;
+        let entered = std::fs::rename(&self.path, &path).and_then(|()| sync_folder_of(&path));
+        if let Err(source) = entered {
+            // Whether it is in the log after a crash is open.
+            self.log.fail();
+            return Err(error(source));
+        }
         self.is_committed = true;
-        let number = self.target_number();
         self.log.move_to(number, file, self.length);
         self.log.remember(std::mem::take(&mut self.batch.new_ids));
         Ok(())
     }
 
-    /// The next segment, or the present one if it is empty.
-    fn target_number(&self) -> u32 {
-        let end = self.log.position();
-        end.segment + u32::from(end.offset > segment::HEADER_BYTES)
-    }
-
-    fn target(&self) -> PathBuf {
-        segment::path(self.log.dir(), self.target_number())
-    }
-
-    fn rename(&mut self, target: &Path) -> io::Result<File> {
+    /// Forces the file to the disk, and opens it as the writer of the log has its segment.
+    fn finish(&mut self) -> io::Result<File> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
-        let file = open_end(&self.path, self.length)?;
-        std::fs::rename(&self.path, target)?;
-        sync_folder_of(target)?;
-        Ok(file)
+        open_end(&self.path, self.length)
     }
 }
 

@@ -196,9 +196,7 @@ impl EventLog {
             batch.push(&record, &self.ids)?;
         }
         self.write(&batch.bytes)?;
-        for hash in batch.new_ids {
-            self.ids.insert_hash(hash);
-        }
+        self.remember(batch.new_ids);
         Ok(batch.outcomes)
     }
 
@@ -279,6 +277,10 @@ impl EventLog {
         for hash in hashes {
             self.ids.insert_hash(hash);
         }
+    }
+
+    pub(super) fn fail(&mut self) {
+        self.has_failed = true;
     }
 
     pub(super) fn check_not_failed(&self) -> Result<(), AppendError> {

@@ -13,7 +13,7 @@ use crate::time::{DAY_MS, Timestamp};
 use crate::value::{Fields, Value};
 
 /// Largest size up to which a float holds every whole number.
-const EXACT: f64 = 9_007_199_254_740_992.0;
+const EXACT: u64 = 1 << 53;
 /// Characters of a value that a bad row shows.
 const PRINTED_CHARS: usize = 80;
 
@@ -387,8 +387,8 @@ fn vector(value: &Value) -> Result<Value, Reason> {
 pub(super) fn number(number: &serde_json::Number) -> Result<Value, String> {
     let float = number.as_f64().filter(|float| float.is_finite());
     let float = float.ok_or_else(|| format!("{number} is not a finite number"))?;
-    let is_whole = number.is_i64() || number.is_u64();
-    if is_whole && float.abs() > EXACT {
+    let size = number.as_u64().or_else(|| number.as_i64().map(i64::unsigned_abs));
+    if size.is_some_and(|size| size > EXACT) {
         return Ok(Value::Text(number.to_string().into()));
     }
     Ok(Value::Number(float))
@@ -396,7 +396,7 @@ pub(super) fn number(number: &serde_json::Number) -> Result<Value, String> {
 
 /// A whole number of a file. Those that a float does not hold exactly stay text.
 pub(super) fn whole_number(number: i64) -> Value {
-    if number.unsigned_abs() as f64 > EXACT {
+    if number.unsigned_abs() > EXACT {
         Value::Text(number.to_string().into())
     } else {
         Value::Number(number as f64)

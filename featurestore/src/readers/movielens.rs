@@ -71,9 +71,10 @@ pub fn schema() -> Schema {
     }
 }
 
-/// The records of one file, in its order.
+/// The records of one file, in its order. A `ReadError` is the last thing that comes.
 pub struct MovieLens {
     rows: Rows,
+    has_failed: bool,
 }
 
 enum Rows {
@@ -135,7 +136,7 @@ pub fn open(path: &Path) -> Result<MovieLens, ReadError> {
         }
         line => Rows::Plain(Lines::new(path, input), table(path, &line)?),
     };
-    Ok(MovieLens { rows })
+    Ok(MovieLens { rows, has_failed: false })
 }
 
 fn first_line(path: &Path) -> Result<Vec<u8>, ReadError> {
@@ -167,7 +168,10 @@ impl Iterator for MovieLens {
     type Item = Result<Result<Record, BadRow>, ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match &mut self.rows {
+        if self.has_failed {
+            return None;
+        }
+        let record = match &mut self.rows {
             Rows::Ratings(rows, map) => {
                 let row = rows.next_row();
                 row.map(|row| row.map(|row| row.and_then(|row| rating(&row, map))))
@@ -176,8 +180,9 @@ impl Iterator for MovieLens {
                 rows.next_row().map(|row| row.map(|row| row.and_then(|row| movie(&row))))
             }
             Rows::Plain(lines, table) => next_plain(lines, *table),
-        }
-        .transpose()
+        };
+        self.has_failed = record.is_err();
+        record.transpose()
     }
 }
 
