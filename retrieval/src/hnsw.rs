@@ -195,8 +195,9 @@ impl HnswIndex {
     }
 }
 
-/// Number of items below which the exact scan serves.
-pub const EXACT_BELOW: usize = 20_000;
+/// Number of items below which the exact scan serves. The graph would be faster from about 20,000 items on, but on the
+/// uneven vectors of 68,000 items of the grocery data it found .87 of the best 250, and a scan of them takes about 2 ms.
+pub const EXACT_BELOW: usize = 100_000;
 
 /// Breadth of a search for each item that it is to find.
 const EF_PER_ITEM: usize = 2;
