@@ -12,8 +12,8 @@ pub mod schema;
 
 pub mod entities;
 pub mod history;
-pub mod log;
 pub mod infer;
+pub mod log;
 pub mod readers;
 
 pub mod board;

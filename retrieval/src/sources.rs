@@ -4,7 +4,9 @@ use featurestore::plan::PlanBuilder;
 use featurestore::record::SlotId;
 use featurestore::schema::{FieldKind, SimilarityBy, nearest_name};
 use featurestore::store::{UserState, UserView};
-use featurestore::{EmbeddedStore, FeaturePlan, ItemId, Schema, Scored, Span, Timestamp, keep_best};
+use featurestore::{
+    EmbeddedStore, FeaturePlan, ItemId, Schema, Scored, Span, Timestamp, keep_best,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::hnsw::SearchScratch;
@@ -72,7 +74,9 @@ impl SourceEntry {
         match (&self.name, self.kind) {
             (Some(name), _) => name.clone(),
             (None, SourceKind::Embedding) => "embedding".into(),
-            (None, SourceKind::ItemItem) if self.by == Some(SimilarityBy::Cosine) => "cosine".into(),
+            (None, SourceKind::ItemItem) if self.by == Some(SimilarityBy::Cosine) => {
+                "cosine".into()
+            }
             (None, SourceKind::ItemItem) => "co_visitation".into(),
             (None, SourceKind::OwnHistory) => format!("own_history_{}", half_life()),
             (None, SourceKind::Popular) => format!("popular_{}", half_life()),
@@ -146,11 +150,17 @@ impl Source {
             SourceKind::ItemItem if entry.by == Some(SimilarityBy::Cosine) => How::Cosine,
             SourceKind::ItemItem => How::CoVisitation,
             SourceKind::OwnHistory => How::OwnHistory(plan.user_item_count(event, Some(half_life))),
-            SourceKind::Popular | SourceKind::Trending => How::Board(plan.board(event, half_life, None)),
+            SourceKind::Popular | SourceKind::Trending => {
+                How::Board(plan.board(event, half_life, None))
+            }
             SourceKind::PopularInField => {
                 let field = entry.field.as_deref()?;
                 let (user_field, count) = plan.user_field_count(field, Some(Span::days(120)))?;
-                How::FieldBoard { board: plan.board(event, half_life, Some(field)), user_field, count }
+                How::FieldBoard {
+                    board: plan.board(event, half_life, Some(field)),
+                    user_field,
+                    count,
+                }
             }
             SourceKind::NewItems => How::Newest,
         };
@@ -190,7 +200,10 @@ impl HistoryWeights {
             if self.latest.len() == MAX_LATEST_ITEMS {
                 break;
             }
-            if weight > 0.0 && known(recent.item) && !self.latest.iter().any(|(item, _)| *item == recent.item) {
+            if weight > 0.0
+                && known(recent.item)
+                && !self.latest.iter().any(|(item, _)| *item == recent.item)
+            {
                 let steps = self.latest.len() as f32;
                 self.latest.push((recent.item, weight / (1.0 + steps / LATEST_HALF_STEPS)));
             }
@@ -208,13 +221,16 @@ impl HistoryWeights {
         self.all.clear();
         let mut dated: Vec<(f64, ItemId, f32)> = Vec::with_capacity(state.items.len());
         for (item, record) in state.items.iter(&plan.user_item).filter(|(item, _)| known(*item)) {
-            let sum: f64 = plan.counts_by_type(record).zip(weights).map(|(n, w)| n * f64::from(*w)).sum();
+            let sum: f64 =
+                plan.counts_by_type(record).zip(weights).map(|(n, w)| n * f64::from(*w)).sum();
             if sum > 0.0 {
                 dated.push((plan.last_time(record), item, sum.ln_1p() as f32));
             }
         }
         if dated.len() > MAX_FOLD_IN_ITEMS {
-            dated.select_nth_unstable_by(MAX_FOLD_IN_ITEMS, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            dated.select_nth_unstable_by(MAX_FOLD_IN_ITEMS, |a, b| {
+                b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+            });
             dated.truncate(MAX_FOLD_IN_ITEMS);
         }
         dated.sort_unstable_by_key(|(_, item, _)| *item);
@@ -258,7 +274,11 @@ impl Ask<'_> {
     pub fn prepare(&self, scratch: &mut SourceScratch) {
         let known = |item: ItemId| item.index() < self.models.n_items();
         scratch.history.read(&self.user.state, self.store.plan(), self.weights, known);
-        score_history(&self.models.co_visitation, &scratch.history.latest, &mut scratch.co_visitation);
+        score_history(
+            &self.models.co_visitation,
+            &scratch.history.latest,
+            &mut scratch.co_visitation,
+        );
         score_history(&self.models.cosine, &scratch.history.latest, &mut scratch.cosine);
         scratch.user_vector.clear();
         if !scratch.history.all.is_empty() {
@@ -324,7 +344,13 @@ impl Ask<'_> {
         items
     }
 
-    fn popular_in_field(&self, n: usize, board: usize, user_field: usize, count: SlotId) -> Vec<Scored> {
+    fn popular_in_field(
+        &self,
+        n: usize,
+        board: usize,
+        user_field: usize,
+        count: SlotId,
+    ) -> Vec<Scored> {
         let (_, layout) = &self.store.plan().user_fields[user_field];
         let records = self.user.state.fields[user_field].iter(layout);
         let mut values: Vec<(u32, f64)> =
