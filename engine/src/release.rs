@@ -80,6 +80,18 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+impl Manifest {
+    /// The name that follows from everything else in the manifest: the end of the data, and a digest.
+    fn content_id(&self) -> String {
+        let unnamed = Self { id: String::new(), ..self.clone() };
+        let unnamed =
+            serde_json::to_vec(&unnamed).expect("a manifest has string keys and no failing type");
+        let day = self.data.until.to_string();
+        let day = day.split('T').next().unwrap_or_default();
+        format!("{day}-{}", &hex(&Sha256::digest(&unnamed))[..12])
+    }
+}
+
 /// A placement, with everything that it needs resolved.
 #[derive(Clone, Debug)]
 pub struct ScenarioPlan {
@@ -280,11 +292,7 @@ impl Release {
             write_file(&folder.join(RANKER_TEXT), text.as_bytes())?;
         }
         self.manifest.files = list_files(folder)?;
-        self.manifest.id = String::new();
-        let unnamed = serde_json::to_vec(&self.manifest)?;
-        let day = self.manifest.data.until.to_string();
-        let day = day.split('T').next().unwrap_or_default();
-        self.manifest.id = format!("{day}-{}", &hex(&Sha256::digest(&unnamed))[..12]);
+        self.manifest.id = self.manifest.content_id();
         write_file(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&self.manifest)?)
     }
 
@@ -361,7 +369,12 @@ pub fn read_manifest(folder: &Path) -> Result<Manifest, OpenReleaseError> {
     if format.format != FORMAT {
         return Err(OpenReleaseError::Format { path: folder.into(), found: format.format });
     }
-    serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| invalid(e.to_string()))?;
+    let written = serde_json::to_vec_pretty(&manifest).map_err(|e| invalid(e.to_string()))?;
+    if written != text || manifest.content_id() != manifest.id {
+        return Err(invalid("it is not as it was written".into()));
+    }
+    Ok(manifest)
 }
 
 fn check_file(folder: &Path, name: &str, entry: &FileEntry) -> Result<(), OpenReleaseError> {

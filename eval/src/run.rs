@@ -375,7 +375,6 @@ impl Run<'_> {
         add(format!("diversity@{k}"), &|_, group| group.diversity);
         add(format!("novelty@{k}"), &|i, _| {
             let list = &lists[i][..lists[i].len().min(k)];
-            let users: Vec<u64> = list.iter().map(|item| users[item.index()]).collect();
             novelty(list, &users, n_users)
         });
     }

@@ -16,6 +16,7 @@ const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 fn main() -> ExitCode {
     wait_without_spinning();
+    end_quietly_without_a_reader();
     let arguments = commands::Arguments::parse();
     match commands::run(arguments) {
         Ok(outcome) => outcome.into(),
@@ -35,4 +36,17 @@ fn wait_without_spinning() {
         let arguments = std::env::args_os().skip(1);
         let _ = Command::new(program).args(arguments).env(OMP_WAIT_POLICY, "passive").exec();
     }
+}
+
+/// Ends the process quietly where whoever read its output has gone away, as `head` does; any other panic is reported as
+/// always.
+fn end_quietly_without_a_reader() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or_default();
+        if message.starts_with("failed printing to stdout") {
+            std::process::exit(0);
+        }
+        report(panic);
+    }));
 }

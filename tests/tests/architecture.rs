@@ -23,11 +23,10 @@ const PICTURE: &str = "\
 ";
 
 /// What the product is built on: the crate, where its code must name it, and whether no other crate may.
-const BUILT_ON: [(&str, &str, bool); 5] = [
+const BUILT_ON: [(&str, &str, bool); 4] = [
     ("hnsw_rs", "retrieval", true),
     ("lightgbm3_sys", "ranking", true),
     ("actix_web", "server", true),
-    ("ndarray", "retrieval", false),
     ("serde", "engine", false),
 ];
 

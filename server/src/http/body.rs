@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, rt, web};
 use featurestore::schema::nearest_name;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 
@@ -49,11 +49,17 @@ pub(super) struct JsonError {
     pub(super) fault: Fault,
 }
 
-/// Parses one JSON value.
+/// Parses one JSON object.
 ///
 /// # Errors
-/// If it is not JSON, or not a `T`.
+/// If it is not JSON, not an object, or not a `T`.
 pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, JsonError> {
+    // serde would take the values of an array for those of the fields, in their order.
+    if json.trim_ascii_start().starts_with(b"[") {
+        serde_json::from_slice::<IgnoredAny>(json).map_err(|e| json_error(String::new(), &e))?;
+        let fault = Fault::new("", "an object is expected, not an array");
+        return Err(JsonError { is_syntax: false, fault });
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut deserializer);
     let value = value.map_err(|error| json_error(pointer(error.path()), error.inner()))?;

@@ -44,7 +44,7 @@ pub(super) fn lines(url: &str, example: &Example) -> [String; 3] {
         ),
         format!(
             "curl -X POST {url}/v1/recommend -H 'content-type: application/json' \
-             -d '{{\"user_id\": \"{user}\", \"n\": 5, \"explain\": \"reasons\", \"return_fields\": [\"*\"]}}'"
+             -d '{{\"user_id\": \"{user}\", \"n\": 5, \"explain\": \"reasons\"}}'"
         ),
     ]
 }
