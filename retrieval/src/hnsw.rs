@@ -1,12 +1,14 @@
 //! The graph index: nearly the largest inner products, without looking at every item.
 //!
-//! hnsw_rs constructs the graph; it is searched in a flat layout of our own, in memory or mapped from a file. hnsw_rs knows
-//! distances only, so each vector gets one more dimension that makes all of them equally long: then the nearest one is the one
-//! with the largest inner product. The search itself needs neither distances nor the added dimension.
+//! hnsw_rs constructs the graph from the directions of the vectors; it is searched by inner product, in a flat layout of our own,
+//! in memory or mapped from a file. hnsw_rs knows distances only. The usual way out, one more dimension that makes all vectors
+//! equally long, leaves the long ones, which are the answers, without links to them: on embeddings of 41,000 places it found .86
+//! of the best 100 where directions find .97.
 //! Sources: "Efficient and robust approximate nearest neighbor search using HNSW graphs", TPAMI 42(4), 2020;
-//! "Speeding up the Xbox recommender system using a Euclidean transformation for inner-product spaces", RecSys 2014.
+//! "Understanding and improving proximity graph based maximum inner product search", AAAI 2020.
 
 mod build;
+mod layer;
 mod search;
 
 use std::io;
@@ -195,8 +197,8 @@ impl HnswIndex {
     }
 }
 
-/// Number of items below which the exact scan serves. The graph would be faster from about 20,000 items on, but on the
-/// uneven vectors of 68,000 items of the grocery data it found .87 of the best 250, and a scan of them takes about 2 ms.
+/// Number of items below which the exact scan serves. On the embedding of the grocery data, 68,000 items of 64 dimensions, a
+/// scan for the best 250 takes 0.6 ms on one core; the graph finds .998 of them in 0.3 ms, but takes a minute to build.
 pub const EXACT_BELOW: usize = 100_000;
 
 /// Breadth of a search for each item that it is to find.

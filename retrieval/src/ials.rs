@@ -154,7 +154,7 @@ impl Ials {
 
     /// The vector of a user who prefers the items of `history`, each with a weight as in `Preferences`: what one more pass of
     /// training would give. Items without a vector, and weights that are not positive and finite, say nothing.
-    /// `None` if nothing is left. Cost: as a row of training, 20 to 100 us at 64 dimensions.
+    /// `None` if nothing is left. Cost: as a row of training; at 64 dimensions 8 us for 10 items and 35 us for 200.
     pub fn fold_in(
         &self,
         history: &[(ItemId, f32)],

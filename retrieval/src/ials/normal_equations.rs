@@ -230,6 +230,7 @@ fn substitute<V: Simd>(factor: &[f32], solution: &mut [f32], stride: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::run_with_each;
     use proptest::prelude::*;
 
     /// The system in double precision, solved by Gaussian elimination.
@@ -282,6 +283,38 @@ mod tests {
             for (found, expected) in found.iter().zip(solve_slowly(&base, ridge, &observations, dim)) {
                 prop_assert!((f64::from(*found) - expected).abs() < 2e-4, "{found} is not {expected}");
             }
+        }
+    }
+
+    struct SolveOnce {
+        base: Vec<f32>,
+        observations: Vec<(Vec<f32>, f32)>,
+    }
+
+    impl Kernel for SolveOnce {
+        type Output = Vec<u32>;
+
+        #[inline(always)]
+        fn run<V: Simd>(self) -> Vec<u32> {
+            let mut equations = NormalEquations::new(self.base.len().isqrt());
+            let observations = self.observations.iter().map(|(h, weight)| (h.as_slice(), *weight));
+            Solve { equations: &mut equations, base: &self.base, ridge: 0.5, observations }
+                .run::<V>();
+            equations.solution.iter().map(|value| value.to_bits()).collect()
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let value = |i: usize| (i as f32 * 0.731).sin();
+        let rows = |n: usize| (0..n * 64).map(value).collect::<Vec<f32>>();
+        for n in [0, 1, 63, 64, 200] {
+            let observations = rows(n).chunks(64).map(|h| (h.to_vec(), 1.5)).collect::<Vec<_>>();
+            let solutions = run_with_each(|| SolveOnce {
+                base: gram(&rows(100), 64),
+                observations: observations.clone(),
+            });
+            assert!(solutions.iter().all(|solution| *solution == solutions[0]), "{n} rows");
         }
     }
 
