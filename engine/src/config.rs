@@ -155,8 +155,7 @@ pub struct Training {
     /// Negatives for each positive, 4 to 10.
     pub negatives: usize,
     /// Share of the negatives that are taken from the top of the fused sources; the others are taken evenly from all
-    /// candidates. Above 0 the ranker sees what the sources agree on as negatives only, which cost a third of its
-    /// ndcg@10 on the grocery data.
+    /// candidates. At .5, with 8 negatives, the gate's ndcg@10 on the grocery data was .1552; at 0, with 10, it was .2582.
     pub hard_share: f64,
     /// Dimensions of the embedding.
     pub dim: usize,
