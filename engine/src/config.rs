@@ -1,6 +1,6 @@
 //! One `cascade.toml`: read, checked, and filled up with defaults that follow from the data's schema.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use retrieval::sources::{SourceEntry, SourceKind};
 use serde::{Deserialize, Serialize};
 
 use crate::defaults;
+use crate::embedding_import::EmbeddingImport;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,6 +101,9 @@ pub struct Scenario {
     pub top: usize,
     /// Time that a request and its stages may take.
     pub budget: Budget,
+    /// What an event of each type is worth; left out: candidates are ordered by the ranker.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub value: BTreeMap<String, f64>,
     /// Rules of the last stage.
     pub rerank: RerankConfig,
 }
@@ -111,6 +115,7 @@ impl Default for Scenario {
             candidates: 1_000,
             top: 100,
             budget: Budget::default(),
+            value: BTreeMap::new(),
             rerank: RerankConfig::default(),
         }
     }
@@ -165,6 +170,9 @@ pub struct Training {
     pub embedding_alpha: f64,
     /// Strength of the embedding's regularisation.
     pub embedding_lambda: f64,
+    /// Files of vectors to take instead of training the embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_import: Option<EmbeddingImport>,
     /// What is done together.
     pub co_visitation: CoVisitation,
     /// What is done by the same users.
@@ -188,6 +196,7 @@ impl Default for Training {
             embedding_epochs: 12,
             embedding_alpha: 0.1,
             embedding_lambda: 0.003,
+            embedding_import: None,
             co_visitation: CoVisitation {
                 window: Span::days(14),
                 max_steps: 4,
@@ -209,6 +218,31 @@ impl Default for Training {
                 truncation_level: 20,
                 ..LightGbmConfig::default()
             },
+        }
+    }
+}
+
+impl Training {
+    /// The defaults with what was `written` over them, key by key: a table of `[training]` that says something of one
+    /// key leaves the others as they were chosen together here, and not as the crate it belongs to has them.
+    ///
+    /// # Panics
+    /// If `written` cannot be read as a `Training` by itself.
+    fn over_defaults(written: &toml::Table) -> Self {
+        let mut table = toml::Table::try_from(Self::default()).expect("the defaults are TOML");
+        lay_over(&mut table, written);
+        table.try_into().expect("each key was read before, and none depends on another")
+    }
+}
+
+/// Puts the values of `written` into `table`, going down where both have a table.
+fn lay_over(table: &mut toml::Table, written: &toml::Table) {
+    for (key, value) in written {
+        match (table.get_mut(key), value) {
+            (Some(toml::Value::Table(below)), toml::Value::Table(written)) => {
+                lay_over(below, written);
+            }
+            _ => drop(table.insert(key.clone(), value.clone())),
         }
     }
 }
@@ -282,7 +316,7 @@ impl Default for ServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}; `cascade init` writes one from your files", path.display())]
+    #[error("cannot read {} (`cascade init` writes one from your files)", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -305,7 +339,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A feature cannot be computed.
-    #[error("{}: {source}", path.display())]
+    #[error("{} has a feature that cannot be computed", path.display())]
     Feature {
         /// The file.
         path: PathBuf,
@@ -343,7 +377,7 @@ impl fmt::Display for Misplaced {
 }
 
 impl Config {
-    /// Reads and checks the configuration in the file at `path`; a relative `data_dir` is taken from its folder.
+    /// Reads and checks the configuration in the file at `path`; relative paths in it are taken from its folder.
     ///
     /// # Errors
     /// If the file cannot be read, has an unknown key or a wrong type, or a value is not possible: with the place.
@@ -353,6 +387,9 @@ impl Config {
         let mut config = Self::parse(&text, path)?;
         if let Some(folder) = path.parent() {
             config.data_dir = folder.join(&config.data_dir);
+            if let Some(import) = &mut config.training.embedding_import {
+                import.resolve(folder);
+            }
         }
         Ok(config)
     }
@@ -362,8 +399,12 @@ impl Config {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = toml::from_str(text)
-            .map_err(|error| ConfigError::Parse(misplaced(&error, text, path)))?;
+        let placed = |error| ConfigError::Parse(misplaced(&error, text, path));
+        let mut config: Self = toml::from_str(text).map_err(placed)?;
+        let tables: toml::Table = toml::from_str(text).map_err(placed)?;
+        if let Some(toml::Value::Table(written)) = tables.get("training") {
+            config.training = Training::over_defaults(written);
+        }
         config.fill_up();
         config.check(path)?;
         Ok(config)
@@ -396,6 +437,15 @@ impl Config {
             }
         }
         sources
+    }
+
+    /// The event types that a scenario's value model weighs, in the order of their names.
+    pub fn objectives(&self) -> BTreeSet<&str> {
+        self.scenarios
+            .values()
+            .flat_map(|scenario| scenario.value.keys())
+            .map(String::as_str)
+            .collect()
     }
 
     /// The scenario that the ranker is trained on and that a request without one gets: `home`, or else the first.
@@ -461,6 +511,12 @@ impl Config {
                 "must be from 1 to 1024",
             ));
         }
+        if let Some(import) = &self.training.embedding_import {
+            import.check().map_err(|(key, file, reason)| {
+                let key = format!("training.embedding_import.{key}");
+                value(&key, format!("{:?}", file.display().to_string()), reason)
+            })?;
+        }
         self.check_scenarios(&value)?;
         self.check_features(path)
     }
@@ -489,6 +545,20 @@ impl Config {
             for source in &scenario.sources {
                 let key = format!("scenarios.{name}.sources");
                 source.check(&schema).map_err(|reason| value(&key, source.name(), &reason))?;
+            }
+            for (event, weight) in &scenario.value {
+                let key = format!("scenarios.{name}.value.{event}");
+                if !events.contains(&event.as_str()) {
+                    let nearest = nearest_name(event, events.iter().copied())
+                        .map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"));
+                    let reason = format!("there is no [events.{event}]{nearest}");
+                    return Err(value(&key, weight.to_string(), &reason));
+                }
+                if *weight == 0.0 || !(-1e6..=1e6).contains(weight) {
+                    let reason =
+                        "must be from -1e6 to 1e6 and not 0: leave out what is worth nothing";
+                    return Err(value(&key, weight.to_string(), reason));
+                }
             }
             let rerank = scenario.rerank.validate(&known);
             let key = format!("scenarios.{name}.rerank");
@@ -563,6 +633,77 @@ mod tests {
     fn a_value_out_of_range_is_named() {
         let message = error("[training]\nnegatives = 1\n");
         assert_eq!(message, "cascade.toml: `training.negatives` is 1: must be from 4 to 10");
+    }
+
+    #[test]
+    fn what_a_value_model_weighs_must_be_an_event_and_worth_something() {
+        let of = |weights: &str| {
+            error(&format!("[events.view]\n[events.purchase]\n[scenarios.home.value]\n{weights}"))
+        };
+        assert_eq!(
+            of("purchas = 2"),
+            "cascade.toml: `scenarios.home.value.purchas` is 2: there is no [events.purchas]; did you mean \"purchase\"?"
+        );
+        for weight in ["0", "nan", "inf", "-2e6"] {
+            let message = of(&format!("view = {weight}"));
+            assert!(message.contains("`scenarios.home.value.view` is"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_objectives_are_what_any_scenario_weighs() {
+        let text = "[events.a]\n[events.b]\n[events.c]\n[scenarios.x]\nvalue = { c = 1, a = -0.5 }\n\
+                    [scenarios.y]\nvalue = { a = 2.0 }\n[scenarios.z]\n";
+        let config = Config::parse(text, Path::new("cascade.toml")).unwrap();
+        assert_eq!(config.objectives().into_iter().collect::<Vec<_>>(), ["a", "c"]);
+    }
+
+    #[test]
+    fn an_import_of_vectors_is_checked_before_the_files_are_read() {
+        let of = |keys: &str| error(&format!("[training.embedding_import]\n{keys}"));
+        let key = |key: &str, value: &str, reason: &str| {
+            format!("cascade.toml: `training.embedding_import.{key}` is {value:?}: {reason}")
+        };
+        let message = of("items = \"v.csv\"");
+        assert_eq!(message, key("items", "v.csv", "must end in .npy or .parquet"));
+        let message = of("items = \"v.npy\"");
+        assert!(message.starts_with(&key("items", "v.npy", "needs a text file")), "{message}");
+        let message = of("items = \"v.parquet\"\nitem_ids = \"v.txt\"");
+        assert!(message.starts_with(&key("items", "v.parquet", "has its ids in")), "{message}");
+        let message = of("items = \"v.parquet\"\nuser_ids = \"u.txt\"");
+        assert!(
+            message.starts_with(&key("user_ids", "u.txt", "there are no `users`")),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_key_of_a_table_of_training_leaves_the_other_keys_at_their_defaults() {
+        let text = "[training.ranker]\nn_leaves = 15\n[training]\nco_visitation.max_steps = 2\n\
+                    [training.cosine]\nshrink = 3\n";
+        let training = Config::parse(text, Path::new("cascade.toml")).unwrap().training;
+        let mut expected = Training::default();
+        expected.ranker.n_leaves = 15;
+        expected.co_visitation.max_steps = 2;
+        expected.cosine.shrink = 3.0;
+        assert_eq!(training, expected);
+    }
+
+    #[test]
+    fn a_misspelt_key_or_a_wrong_type_in_a_table_of_training_is_placed() {
+        let message = error("[training.ranker]\nn_leafs = 5\n");
+        assert!(message.starts_with("cascade.toml:2:1: at `n_leafs`: unknown field"), "{message}");
+        assert!(message.ends_with("did you mean `n_leaves`?"), "{message}");
+        let message = error("[training.co_visitation]\nwindow = 5\n");
+        assert!(message.starts_with("cascade.toml:2:10: at `5`"), "{message}");
+    }
+
+    #[test]
+    fn a_configuration_is_read_as_it_was_written() {
+        let text = "[training.ranker]\nn_leaves = 15\nlambda_l2 = 2\n[events.view]\n";
+        let config = Config::parse(text, Path::new("cascade.toml")).unwrap();
+        let written = toml::to_string_pretty(&config).unwrap();
+        assert_eq!(Config::parse(&written, Path::new("cascade.toml")).unwrap(), config);
     }
 
     #[test]

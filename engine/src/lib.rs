@@ -5,6 +5,7 @@
 
 pub mod config;
 mod defaults;
+pub mod embedding_import;
 
 pub mod pipeline;
 mod slate;
@@ -14,6 +15,7 @@ mod seen;
 pub mod shelf;
 
 pub mod ask;
+mod calibrate;
 pub mod clock;
 pub mod precompute;
 pub mod state;

@@ -10,6 +10,8 @@ use featurestore::schema::{Aggregate, FeatureKind, RequestConstant, SimilarityBy
 use featurestore::store::UserView;
 use featurestore::time::DAY_MS;
 use featurestore::{EmbeddedStore, ItemId, Scored, Timestamp, UserId, keep_best};
+use ranking::ranker::Ranker;
+use ranking::value::ValueModel;
 use reranking::{Lookup, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, SourceScratch};
@@ -109,6 +111,8 @@ pub struct Scratch {
     pub columns: Vec<f32>,
     /// Their scores, in the order of the candidates; of another request if this one was not ranked.
     pub scores: Vec<f32>,
+    /// Probabilities of the events that a value model weighs, `[n_objectives, n_candidates]`.
+    probabilities: Vec<f32>,
     /// The ranked candidates of the last request, best first, cut at the scenario's `top`.
     pub ranked: Vec<Scored>,
     /// Items that the request or the user's history kept out of the last request.
@@ -242,6 +246,7 @@ impl Pipeline {
         let ask = Ask {
             models: &self.release.models,
             store: &self.store,
+            user_id: query.user,
             user,
             weights: &self.release.weights,
             now: query.now,
@@ -305,10 +310,33 @@ impl Pipeline {
         self.compute_features(scenario, query, user, scratch);
         let n = scratch.candidates.items.len();
         let fewer = !left(0.25);
-        let max_trees = fewer.then(|| (ranker.n_trees() as f64 * FEWER_TREES).ceil() as usize);
-        ranker.score(&scratch.columns, n, max_trees, &mut scratch.scores);
+        let max_trees = |ranker: &Ranker| {
+            fewer.then(|| (ranker.n_trees() as f64 * FEWER_TREES).ceil() as usize)
+        };
+        match &scenario.value {
+            Some(value) => self.score_value(value, n, max_trees, scratch),
+            None => ranker.score(&scratch.columns, n, max_trees(ranker), &mut scratch.scores),
+        }
         rank_by(&scratch.candidates.items, &scratch.scores, scenario.top, &mut scratch.ranked);
         if fewer { vec![Degraded::FewerTrees] } else { Vec::new() }
+    }
+
+    /// Scores the `n` candidates by what they are worth. `max_trees`: how many trees of a forest to ask.
+    fn score_value(
+        &self,
+        value: &ValueModel,
+        n: usize,
+        max_trees: impl Fn(&Ranker) -> Option<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { columns, scores, probabilities, .. } = scratch;
+        probabilities.clear();
+        for (event, _) in &value.weights {
+            let objective = &self.release.objectives[event];
+            let max_trees = max_trees(&objective.ranker);
+            objective.append_probabilities(columns, n, max_trees, scores, probabilities);
+        }
+        value.combine(probabilities, n, scores);
     }
 
     /// A hundred to tens: the rules of the scenario.
@@ -423,11 +451,9 @@ impl RequestFeatures<'_> {
 
     fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {
         let models = &self.release.models;
-        if item.index() >= models.n_items() || self.sources.user_vector.is_empty() {
-            return f32::NAN;
-        }
-        let vector = models.vectors().row(item);
+        let Some(vector) = models.vectors().get(item) else { return f32::NAN };
         match aggregate {
+            Aggregate::Sum if self.sources.user_vector.is_empty() => f32::NAN,
             Aggregate::Sum => retrieval::vectors::dot(&self.sources.user_vector, vector),
             Aggregate::Last => self
                 .sources

@@ -64,7 +64,7 @@ pub struct ListedItem {
 #[derive(Debug, thiserror::Error)]
 pub enum PrecomputeError {
     /// A file cannot be read or written.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum PrecomputeError {
     #[error("the release has no scenario {0:?}")]
     Scenario(String),
     /// The Parquet file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}", path.display())]
     Parquet {
         /// The file.
         path: PathBuf,

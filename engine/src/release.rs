@@ -9,19 +9,23 @@ use std::sync::Arc;
 use featurestore::readers::ImportMaps;
 use featurestore::schema::Feature;
 use featurestore::{FeaturePlan, Names, PlanBuilder, Timestamp};
-use ranking::forest::Forest;
+use ranking::calibration::Calibration;
+use ranking::forest::{Forest, OpenForestError};
 use ranking::ranker::Ranker;
+use ranking::value::{Objective, ValueModel};
 use reranking::RerankConfig;
+use retrieval::mapped::OpenError;
 use retrieval::models::Models;
 use retrieval::sources::Source;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Budget, Config, Scenario};
+use crate::config::{Budget, Config, ConfigError, Scenario};
+use crate::embedding_import::EmbeddingImport;
 use crate::seen::SeenRule;
 
 /// The format of the folder; one that this program does not know is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Largest manifest that is read, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
@@ -30,6 +34,7 @@ const MANIFEST: &str = "manifest.json";
 const CONFIG: &str = "config.toml";
 const RANKER: &str = "ranker.forest";
 const RANKER_TEXT: &str = "ranker.txt";
+const CALIBRATION: &str = "calibration.json";
 const ITEMS: &str = "items.json";
 
 /// What a release says of itself.
@@ -105,6 +110,8 @@ pub struct ScenarioPlan {
     pub top: usize,
     /// Time that a request and its stages may take.
     pub budget: Budget,
+    /// What the release's objectives are worth; `None`: candidates are ordered by the ranker.
+    pub value: Option<ValueModel>,
     /// Rules of the last stage.
     pub rerank: RerankConfig,
     /// Which items a user has seen enough of.
@@ -155,6 +162,8 @@ fn scenario_plan(
         candidates: scenario.candidates,
         top: scenario.top,
         budget: scenario.budget,
+        value: (!scenario.value.is_empty())
+            .then(|| ValueModel { weights: scenario.value.clone().into_iter().collect() }),
         rerank: scenario.rerank.clone(),
         hide_seen: scenario
             .rerank
@@ -178,6 +187,10 @@ pub struct Release {
     pub ranker: Option<Ranker>,
     /// The text of the trained forest as LightGBM wrote it, kept for audits.
     pub ranker_text: Option<String>,
+    /// What turns the ranker's scores into probabilities of being relevant; a trained ranker has one.
+    pub calibration: Option<Calibration>,
+    /// What value models weigh, by event type. A release with a ranker has all that its configuration names.
+    pub objectives: BTreeMap<String, Objective>,
 }
 
 impl std::ops::Deref for Release {
@@ -192,7 +205,7 @@ impl std::ops::Deref for Release {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenReleaseError {
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -235,11 +248,33 @@ pub enum OpenReleaseError {
         /// What is wrong.
         reason: String,
     },
+    /// The configuration is not possible.
+    #[error(transparent)]
+    Config(#[from] Box<ConfigError>),
+    /// A model of retrieval is not one.
+    #[error(transparent)]
+    Models(#[from] OpenError),
+    /// The ranker is not one.
+    #[error("{} is no ranker", path.display())]
+    Ranker {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: OpenForestError,
+    },
+    /// The calibration is not one.
+    #[error("{} is no calibration", path.display())]
+    Calibration {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
 }
 
 /// Why a release cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write the release to {}: {source}", path.display())]
+#[error("cannot write the release to {}", path.display())]
 pub struct WriteReleaseError {
     /// The file or folder.
     pub path: PathBuf,
@@ -291,6 +326,17 @@ impl Release {
         if let Some(text) = &self.ranker_text {
             write_file(&folder.join(RANKER_TEXT), text.as_bytes())?;
         }
+        if let Some(calibration) = &self.calibration {
+            write_file(&folder.join(CALIBRATION), &serde_json::to_vec(calibration)?)?;
+        }
+        for (i, objective) in self.objectives.values().enumerate() {
+            let (forest, calibration) = objective_files(i);
+            if let Ranker::Forest(ranker) = &objective.ranker {
+                write_file(&folder.join(forest), &ranker.to_bytes())?;
+            }
+            let objective = serde_json::to_vec(&objective.calibration)?;
+            write_file(&folder.join(calibration), &objective)?;
+        }
         self.manifest.files = list_files(folder)?;
         self.manifest.id = self.manifest.content_id();
         write_file(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&self.manifest)?)
@@ -298,11 +344,10 @@ impl Release {
 
     /// The configuration without the paths of the machine that it was trained on.
     fn portable_config(&self) -> Config {
-        Config {
-            data_dir: "cascade-data".into(),
-            import: ImportMaps::default(),
-            ..self.config.clone()
-        }
+        let mut config = self.config.clone();
+        let import = &mut config.training.embedding_import;
+        *import = import.as_ref().map(EmbeddingImport::portable);
+        Config { data_dir: "cascade-data".into(), import: ImportMaps::default(), ..config }
     }
 
     /// Opens the release in `folder`: every file is checked against the manifest, then mapped.
@@ -320,32 +365,66 @@ impl Release {
                 return Err(file(format!("the manifest has no {name}")));
             }
         }
-        let config = Config::read(&folder.join(CONFIG)).map_err(|e| file(e.to_string()))?;
+        let config = Config::read(&folder.join(CONFIG)).map_err(Box::new)?;
         let layout = Layout::new(&config);
         let names: Vec<&str> =
             layout.features.iter().map(|feature| feature.name.as_str()).collect();
         if names != manifest.features {
             return Err(file("the features of config.toml are not those of the manifest".into()));
         }
-        let models = Models::open(folder).map_err(|e| file(e.to_string()))?;
-        let ranker = match manifest.files.contains_key(RANKER) {
-            true => Some(Ranker::Forest(open_forest(folder, &names)?)),
-            false => None,
+        let models = Models::open(folder)?;
+        let (ranker, calibration) = match manifest.files.contains_key(RANKER) {
+            true => {
+                let ranker = Ranker::Forest(open_forest(&folder.join(RANKER), &names)?);
+                (Some(ranker), Some(open_calibration(&folder.join(CALIBRATION))?))
+            }
+            false => (None, None),
         };
-        Ok(Self { manifest, config, layout, models, ranker, ranker_text: None })
+        let mut objectives = BTreeMap::new();
+        for (i, event) in config.objectives().into_iter().enumerate().filter(|_| ranker.is_some()) {
+            let (forest, calibration) = objective_files(i);
+            let ranker = Ranker::Forest(open_forest(&folder.join(forest), &names)?);
+            let calibration = open_calibration(&folder.join(calibration))?;
+            objectives.insert(event.to_owned(), Objective { ranker, calibration });
+        }
+        Ok(Self {
+            manifest,
+            config,
+            layout,
+            models,
+            ranker,
+            ranker_text: None,
+            calibration,
+            objectives,
+        })
     }
 }
 
-fn open_forest(folder: &Path, features: &[&str]) -> Result<Forest, OpenReleaseError> {
-    let path = folder.join(RANKER);
+/// Files of the objective in place `i` by name: its forest, and its calibration. An event type may have a name that no
+/// file may have.
+fn objective_files(i: usize) -> (String, String) {
+    (format!("objective-{i}.forest"), format!("objective-{i}.json"))
+}
+
+fn open_forest(path: &Path, features: &[&str]) -> Result<Forest, OpenReleaseError> {
+    let path = path.to_owned();
     let bytes =
         fs::read(&path).map_err(|source| OpenReleaseError::Read { path: path.clone(), source })?;
-    let fail = |reason: String| OpenReleaseError::File { path: path.clone(), reason };
-    let forest = Forest::from_bytes(&bytes).map_err(|e| fail(e.to_string()))?;
-    if forest.names() != features {
-        return Err(fail("its features are not those of the manifest".into()));
+    match Forest::from_bytes(&bytes) {
+        Ok(forest) if forest.names() == features => Ok(forest),
+        Ok(_) => {
+            let reason = "its features are not those of the manifest".into();
+            Err(OpenReleaseError::File { path, reason })
+        }
+        Err(source) => Err(OpenReleaseError::Ranker { path, source }),
     }
-    Ok(forest)
+}
+
+fn open_calibration(path: &Path) -> Result<Calibration, OpenReleaseError> {
+    let path = path.to_owned();
+    let bytes =
+        fs::read(&path).map_err(|source| OpenReleaseError::Read { path: path.clone(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| OpenReleaseError::Calibration { path, source })
 }
 
 /// Reads the manifest of the release in `folder`, and nothing else of it.
@@ -447,4 +526,31 @@ pub fn names_digest(names: &Names, n: usize) -> String {
         digest.update(name.as_bytes());
     }
     hex(&digest.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ranking::calibration::Outcome;
+
+    #[test]
+    fn a_calibration_comes_back_as_it_was_written_or_is_refused() {
+        let outcome = |i: u32| Outcome {
+            score: f64::from((i as f32).sqrt() - 3.0),
+            happened: i % 7 > i % 5,
+            weight: 1.0,
+        };
+        let outcomes: Vec<Outcome> = (0..60).map(outcome).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CALIBRATION);
+        for calibration in [Calibration::fit_platt(&outcomes), Calibration::fit_isotonic(&outcomes)]
+        {
+            let calibration = calibration.unwrap();
+            write_file(&path, &serde_json::to_vec(&calibration).unwrap()).unwrap();
+            assert_eq!(open_calibration(&path).unwrap(), calibration);
+        }
+        write_file(&path, br#"{"isotonic":[[0.0,0.5],[1.0,0.25]]}"#).unwrap();
+        let error = open_calibration(&path).unwrap_err();
+        assert!(error.to_string().ends_with("calibration.json is no calibration"), "{error}");
+    }
 }

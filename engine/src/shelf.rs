@@ -45,7 +45,7 @@ pub enum ShelfError {
         active: String,
     },
     /// A file cannot be read or written.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("cannot use {}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum ShelfError {
         source: io::Error,
     },
     /// The release is damaged.
-    #[error("release {id:?} is refused: {source}")]
+    #[error("release {id:?} is refused")]
     Refused {
         /// The name.
         id: String,

@@ -61,8 +61,14 @@ pub enum OpenStateError {
 /// Why a snapshot is not used. The state is folded from the whole log then, which takes longer and gives the same.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotRefused {
-    /// There is none, or it cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    /// There is none: no server has ended yet.
+    #[error("there is no {}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -82,7 +88,7 @@ pub enum SnapshotRefused {
         path: PathBuf,
     },
     /// The state in it cannot be decoded.
-    #[error("{}: {source}", path.display())]
+    #[error("{} holds no state", path.display())]
     Decode {
         /// The file.
         path: PathBuf,
@@ -90,15 +96,15 @@ pub enum SnapshotRefused {
         source: SnapshotError,
     },
     /// The log does not go on where the snapshot ends.
-    #[error("the snapshot does not fit the log: {0}")]
-    OtherLog(ScanError),
+    #[error("the snapshot does not fit the log")]
+    OtherLog(#[source] ScanError),
 }
 
 /// Why a snapshot was not written. The one that was there before still is.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteSnapshotError {
     /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
@@ -116,7 +122,7 @@ pub struct OpenedState {
     pub state: State,
     /// How many records were folded.
     pub n_records: u64,
-    /// Why the snapshot was not used, if it was not.
+    /// Why the snapshot was not used, if there is one and it was not.
     pub refused: Option<SnapshotRefused>,
 }
 
@@ -137,7 +143,8 @@ pub fn open_store(data_dir: &Path, release: &Release) -> Result<OpenedState, Ope
         Err(refused) => {
             let mut state = State::empty(release);
             let n_records = state.follow(EventLog::reader(&log, Position::START)?)?;
-            (state, n_records, Some(refused))
+            let is_there = !matches!(refused, SnapshotRefused::Missing { .. });
+            (state, n_records, is_there.then_some(refused))
         }
     };
     state.check_items(release, &log)?;
@@ -150,8 +157,13 @@ pub fn open_store(data_dir: &Path, release: &Release) -> Result<OpenedState, Ope
 /// If there is no whole snapshot that was made for the plan of `release`.
 pub fn read_snapshot(data_dir: &Path, release: &Release) -> Result<State, SnapshotRefused> {
     let path = data_dir.join(SNAPSHOT);
-    let bytes =
-        fs::read(&path).map_err(|source| SnapshotRefused::Read { path: path.clone(), source })?;
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(SnapshotRefused::Missing { path });
+        }
+        Err(source) => return Err(SnapshotRefused::Read { path, source }),
+    };
     let Some(parts) = Parts::split(&bytes) else { return Err(SnapshotRefused::Damaged { path }) };
     let mut state = State::empty(release);
     if parts.fingerprint != state.fingerprint {

@@ -6,22 +6,28 @@
 //! --------------------- retrieval of the served release --------------------------|
 //! ```
 
+mod objectives;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use featurestore::history::{GroupBy, questions};
 use featurestore::{History, ItemId, NO_SESSION, Question, Span, Timestamp};
+use ranking::calibration::{CalibrateError, Calibration};
 use ranking::groups::{Groups, NegativeSampling, sample_rows};
 use ranking::lightgbm::{self, FitError, LightGbmConfig};
 use ranking::linear::{Linear, LinearConfig};
 use ranking::ranker::Ranker;
+use retrieval::embedding::EmbeddingConfig;
 use retrieval::hnsw::HnswConfig;
 use retrieval::ials::IalsConfig;
 use retrieval::models::{FitModelsError, Models, ModelsConfig};
 use rustc_hash::FxHashMap;
 
 use crate::ask::{Asked, ask_in_replay};
+use crate::calibrate::{self, calibrate};
 use crate::config::{Config, Training};
+use crate::embedding_import::EmbeddingImportError;
 use crate::release::{DataSpan, FORMAT, Layout, Manifest, Release, names_digest};
 
 /// Where the parts of the training data begin.
@@ -65,6 +71,22 @@ pub enum TrainError {
         /// What there is too little of.
         reason: String,
     },
+    /// Vectors that were trained elsewhere could not be imported.
+    #[error(transparent)]
+    EmbeddingImport(#[from] EmbeddingImportError),
+    /// An event that a value model weighs is too rare to be learnt.
+    #[error(
+        "a scenario's `value` weighs {event:?}, but of the candidates {what} only {n} had that event, at least \
+         {MIN_QUESTIONS} are needed: leave it out of `value`, or import more events"
+    )]
+    RareObjective {
+        /// The type of event.
+        event: String,
+        /// Of which candidates.
+        what: &'static str,
+        /// How many had it.
+        n: usize,
+    },
     /// Retrieval could not be fitted.
     #[error(transparent)]
     Models(#[from] FitModelsError),
@@ -77,6 +99,9 @@ pub enum TrainError {
     /// The baseline could not be fitted.
     #[error(transparent)]
     Linear(#[from] ranking::linear::FitLinearError),
+    /// The ranker's scores could not be made probabilities.
+    #[error("the ranker's scores cannot be turned into probabilities")]
+    Calibrate(#[from] CalibrateError),
 }
 
 /// What happens during training, for progress bars.
@@ -98,6 +123,7 @@ pub struct Fitted {
     pub windows: Windows,
     /// The questions of the gate.
     pub questions: Vec<Question>,
+    embedding: EmbeddingConfig,
     ranker_text: String,
     metrics: BTreeMap<String, f64>,
 }
@@ -124,14 +150,17 @@ impl Trainer<'_> {
     /// If there is too little data, or a model cannot be fitted.
     pub fn fit(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<Fitted, TrainError> {
         let windows = self.windows()?;
+        let embedding = self.embedding(progress)?;
         let layout = Layout::new(self.config);
         let base = Arc::new(Release {
             manifest: self.manifest(windows.labels, &layout, BTreeMap::new()),
             config: self.config.clone(),
-            models: self.fit_models(windows.labels, "to learn from", None, progress)?,
+            models: self.fit_models(windows.labels, "to learn from", &embedding, None, progress)?,
             layout,
             ranker: None,
             ranker_text: None,
+            calibration: None,
+            objectives: BTreeMap::new(),
         });
         let (train, validation) = self.groups(&base, &windows, progress)?;
         progress(Progress::Stage(format!(
@@ -145,20 +174,27 @@ impl Trainer<'_> {
         let model = lightgbm::fit(&train, Some(&validation), &ranker_config, &mut |iteration| {
             progress(Progress::Done(iteration.n_trees as usize, ranker_config.n_trees as usize));
         })?;
-        let metrics = BTreeMap::from([
+        let mut metrics = BTreeMap::from([
             ("ranker_trees".to_owned(), f64::from(model.n_trees)),
             ("ranker_rows".to_owned(), train.n_rows() as f64),
             ("ranker_questions".to_owned(), train.n_groups() as f64),
         ]);
         drop((train, validation));
-        let forest = model.forest()?;
+        let ranker = Ranker::Forest(model.forest()?);
+        let calibration = self.calibrate(&base, &ranker, &windows, progress)?;
+        let objectives = self.fit_objectives(&base, &windows, progress)?;
+        metrics.extend(objectives.iter().map(|(event, objective)| {
+            (format!("objective_{event}_trees"), objective.ranker.n_trees() as f64)
+        }));
         let judged = Release {
             manifest: self.manifest(windows.gate, &base.layout, BTreeMap::new()),
             config: self.config.clone(),
             layout: base.layout.clone(),
-            models: self.fit_models(windows.gate, "to be judged", None, progress)?,
-            ranker: Some(Ranker::Forest(forest)),
+            models: self.fit_models(windows.gate, "to be judged", &embedding, None, progress)?,
+            ranker: Some(ranker),
             ranker_text: None,
+            calibration: Some(calibration),
+            objectives,
         };
         let questions = self.questions(windows.gate, windows.until);
         Ok(Fitted {
@@ -166,6 +202,7 @@ impl Trainer<'_> {
             linear,
             windows,
             questions,
+            embedding,
             ranker_text: model.text,
             metrics,
         })
@@ -184,7 +221,8 @@ impl Trainer<'_> {
         let mut metrics = fitted.metrics;
         metrics.extend(gate);
         let index = HnswConfig { n_threads: self.n_threads, ..HnswConfig::default() };
-        let models = self.fit_models(fitted.windows.until, "to serve", Some(index), progress)?;
+        let (until, embedding) = (fitted.windows.until, &fitted.embedding);
+        let models = self.fit_models(until, "to serve", embedding, Some(index), progress)?;
         metrics.extend(models.index_recall.map(|recall| ("index_recall".to_owned(), recall)));
         let ranker = match &fitted.judged.ranker {
             Some(Ranker::Forest(forest)) => Some(Ranker::Forest(forest.clone())),
@@ -197,6 +235,8 @@ impl Trainer<'_> {
             models,
             ranker,
             ranker_text: Some(fitted.ranker_text),
+            calibration: fitted.judged.calibration.clone(),
+            objectives: fitted.judged.objectives.clone(),
         })
     }
 
@@ -261,34 +301,44 @@ impl Trainer<'_> {
         by_count(most).max(by_count(wanted).min(until.minus(span)))
     }
 
-    fn models_config(&self, index: Option<HnswConfig>) -> ModelsConfig {
+    /// How the embedding is made: from the files that the configuration names, else by training.
+    fn embedding(
+        &self,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<EmbeddingConfig, TrainError> {
         let training = &self.config.training;
-        ModelsConfig {
-            embedding: IalsConfig {
-                dim: training.dim,
-                n_epochs: training.embedding_epochs,
-                alpha0: training.embedding_alpha,
-                lambda: training.embedding_lambda,
-                seed: training.seed,
-                ..IalsConfig::default()
-            },
-            index,
-            co_visitation: training.co_visitation.clone(),
-            cosine: training.cosine.clone(),
+        if let Some(import) = &training.embedding_import {
+            progress(Progress::Stage("reading the vectors to import".into()));
+            return Ok(EmbeddingConfig::Imported(import.read(self.history)?));
         }
+        Ok(EmbeddingConfig::Trained(IalsConfig {
+            dim: training.dim,
+            n_epochs: training.embedding_epochs,
+            alpha0: training.embedding_alpha,
+            lambda: training.embedding_lambda,
+            seed: training.seed,
+            ..IalsConfig::default()
+        }))
     }
 
     fn fit_models(
         &self,
         until: Timestamp,
         why: &str,
+        embedding: &EmbeddingConfig,
         index: Option<HnswConfig>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Models, TrainError> {
         let interactions = self.history.interactions(until, &self.config.schema());
         let (n_users, n_items) = (self.history.users.len(), self.history.items.len());
         let stage = |name: &str| progress(Progress::Stage(format!("retrieval {why}: {name}")));
-        Ok(Models::fit(&interactions, n_users, n_items, until, &self.models_config(index), stage)?)
+        let config = ModelsConfig {
+            embedding: embedding.clone(),
+            index,
+            co_visitation: self.config.training.co_visitation.clone(),
+            cosine: self.config.training.cosine.clone(),
+        };
+        Ok(Models::fit(&interactions, n_users, n_items, until, &config, stage)?)
     }
 
     fn manifest(
@@ -341,7 +391,8 @@ impl Trainer<'_> {
         train.append(&mut validation);
         progress(Progress::Stage(format!("replay: {} questions", train.len())));
         let rows = ask_in_replay(base, self.history, &train, 0, self.n_threads, |asked| {
-            self.group_rows(asked)
+            let sample = self.sample(asked);
+            (sample.features, sample.labels)
         });
         let names: Vec<String> = base.features.iter().map(|feature| feature.name.clone()).collect();
         let (mut groups, mut held_out) = (Groups::new(names.clone()), Groups::new(names));
@@ -364,8 +415,22 @@ impl Trainer<'_> {
         Ok((groups, held_out))
     }
 
-    /// The sampled rows of one question, row-major, with their labels; none if no candidate is relevant.
-    fn group_rows(&self, asked: &mut Asked<'_>) -> (Vec<f32>, Vec<f32>) {
+    /// What the scores of `ranker` mean, by the questions that its trees were chosen by.
+    fn calibrate(
+        &self,
+        base: &Arc<Release>,
+        ranker: &Ranker,
+        windows: &Windows,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Calibration, TrainError> {
+        let mut questions = self.questions(windows.early_stop, windows.gate);
+        thin(&mut questions, calibrate::MAX_QUESTIONS);
+        progress(Progress::Stage(format!("calibration: {} questions", questions.len())));
+        Ok(calibrate(base, ranker, self.history, &questions, self.n_threads)?)
+    }
+
+    /// The sampled rows of one question; none if no candidate is relevant.
+    fn sample(&self, asked: &mut Asked<'_>) -> Sample {
         asked.pipeline.candidates(asked.scenario, &asked.query, asked.scratch);
         let candidates = &asked.scratch.candidates;
         let gains: FxHashMap<ItemId, u8> = asked.question.relevant.iter().copied().collect();
@@ -381,9 +446,21 @@ impl Trainer<'_> {
         let (n, columns) = (candidates.items.len(), &asked.scratch.columns);
         let n_features = columns.len() / n.max(1);
         let row = |i: usize| (0..n_features).map(move |feature| columns[feature * n + i]);
-        let rows = kept.iter().flat_map(|i| row(*i)).collect();
-        (rows, kept.iter().map(|i| labels[*i]).collect())
+        Sample {
+            items: kept.iter().map(|i| candidates.items[*i]).collect(),
+            features: kept.iter().flat_map(|i| row(*i)).collect(),
+            labels: kept.iter().map(|i| labels[*i]).collect(),
+        }
     }
+}
+
+/// Rows of one question.
+struct Sample {
+    items: Vec<ItemId>,
+    /// `[n_rows, n_features]`, row-major.
+    features: Vec<f32>,
+    /// `[n_rows]`, gain levels.
+    labels: Vec<f32>,
 }
 
 /// Rank of each candidate, from 0, in the order of the fused scores; ties go to the earlier one.
@@ -422,6 +499,7 @@ mod tests {
             time: Timestamp(i),
             first_event: i as usize,
             relevant: Vec::new(),
+            kinds: Vec::new(),
         };
         let mut questions: Vec<Question> = (0..100).map(question).collect();
         thin(&mut questions, 7);

@@ -1,5 +1,6 @@
 //! Cohorts of users and of items by how much is known about them, and the means within each.
 
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::intervals::{Bootstrap, Interval, Observation};
@@ -30,8 +31,8 @@ impl Cohort {
 /// The part of the counts above 0 that is hot: the 20 % of the common 80/20 split of head and tail.
 pub const HOT_SHARE: f64 = 0.2;
 
-/// The cohort of each count, in the order given: of query groups by their user's number of earlier events, of items by
-/// their number of users.
+/// The cohort of each count, in the order given: of query groups by their user's number of earlier events, of all items
+/// by their number of users.
 ///
 /// Equal counts are in the same cohort, and at most [`HOT_SHARE`] of the counts above 0 are hot: if ties cross the
 /// border, they are warm. Cost: O(n log n).
@@ -49,38 +50,37 @@ pub fn cohorts(counts: &[u64]) -> Vec<Cohort> {
     counts.iter().map(cohort).collect()
 }
 
+/// What was observed of a user or an item: of a query group, or of a relevant item whose value is 1 if it was found and
+/// 0 if not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Member {
+    /// Number of the user or item.
+    pub id: u32,
+    /// Its cohort at that moment.
+    pub cohort: Cohort,
+    /// The observation.
+    pub observation: Observation,
+}
+
 /// A measure within one cohort.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CohortMean {
     /// The cohort.
     pub cohort: Cohort,
-    /// How many observations it has.
+    /// How many users or items it has, each counted once however often it was observed.
     pub n: usize,
-    /// Their mean.
+    /// Mean of the observations.
     #[serde(flatten)]
     pub interval: Interval,
 }
 
-/// Means of `observations` by cohort, coldest first; a cohort without observations is left out.
-///
-/// `cohorts[i]` is the cohort of `observations[i]`: of a query group, or of a relevant item whose value is 1 if it was
-/// found and 0 if not.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn means_by_cohort(
-    bootstrap: &Bootstrap,
-    cohorts: &[Cohort],
-    observations: &[Observation],
-) -> Vec<CohortMean> {
-    assert_eq!(cohorts.len(), observations.len(), "one cohort for each observation");
+/// Means of what was observed of `members` by cohort, coldest first; a cohort without members is left out.
+pub fn means_by_cohort(bootstrap: &Bootstrap, members: &[Member]) -> Vec<CohortMean> {
     let mean_of = |cohort| {
-        let labelled = cohorts.iter().zip(observations);
-        let within: Vec<Observation> = labelled
-            .filter(|(of, _)| **of == cohort)
-            .map(|(_, observation)| *observation)
-            .collect();
-        Some(CohortMean { cohort, n: within.len(), interval: bootstrap.mean(&within)? })
+        let within = || members.iter().filter(|member| member.cohort == cohort);
+        let observations: Vec<Observation> = within().map(|member| member.observation).collect();
+        let distinct: FxHashSet<u32> = within().map(|member| member.id).collect();
+        Some(CohortMean { cohort, n: distinct.len(), interval: bootstrap.mean(&observations)? })
     };
     [Cohort::Cold, Cohort::Warm, Cohort::Hot].into_iter().filter_map(mean_of).collect()
 }
@@ -100,14 +100,22 @@ mod tests {
     }
 
     #[test]
-    fn means_are_taken_within_each_cohort() {
-        let rows = [(1, 0.5), (2, 1.0), (3, 0.0)];
-        let observations = rows.map(|(user, value)| Observation { user: UserId(user), value });
-        let labels = [Cohort::Hot, Cohort::Cold, Cohort::Hot];
-        let means = means_by_cohort(&Bootstrap::default(), &labels, &observations);
+    fn means_are_taken_within_each_cohort_and_its_members_counted_once() {
+        let member = |id, cohort, value| Member {
+            id,
+            cohort,
+            observation: Observation { user: UserId(id), value },
+        };
+        let members = [
+            member(1, Cohort::Hot, 0.5),
+            member(2, Cohort::Cold, 1.0),
+            member(3, Cohort::Hot, 0.0),
+            member(1, Cohort::Hot, 1.0),
+        ];
+        let means = means_by_cohort(&Bootstrap::default(), &members);
         let summary: Vec<_> =
             means.iter().map(|row| (row.cohort, row.n, row.interval.mean)).collect();
-        assert_eq!(summary, [(Cohort::Cold, 1, 1.0), (Cohort::Hot, 2, 0.25)]);
+        assert_eq!(summary, [(Cohort::Cold, 1, 1.0), (Cohort::Hot, 2, 0.5)]);
     }
 
     proptest! {

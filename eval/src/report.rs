@@ -59,12 +59,15 @@ pub struct Report {
     /// Recall of retrieval by the number of candidates, ascending in it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recall_curve: Vec<CurvePoint>,
-    /// How much the ranker relies on each feature, most first.
+    /// How much the ranker relies on its features: the first ones, most first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<FeatureImportance>,
-    /// Predicted against observed rates of the ranker, where it predicts probabilities.
+    /// Predicted against observed rates over all candidates of all query groups, where the ranker has a calibration.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reliability: Vec<ReliabilityBin>,
+    /// Expected calibration error of these bins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration_error: Option<f64>,
     /// What a reader must know to trust the figures, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

@@ -1,7 +1,7 @@
 //! The temporal protocol: the questions of a part of the log, each asked of the pipeline as of its own moment.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use engine::ask::{Asked, ask_in_replay};
@@ -9,15 +9,19 @@ use engine::pipeline::Timing;
 use engine::release::Release;
 use featurestore::{History, ItemId, Question, Scored, UserId, best_first, keep_best};
 use ranking::linear::Linear;
+use ranking::ranker::Ranker;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::baselines::baseline_lists;
-use crate::cohorts::{cohorts, means_by_cohort};
+use crate::cohorts::{Member, cohorts, means_by_cohort};
 use crate::intervals::{Bootstrap, Interval, Observation, PairedDifference};
 use crate::metrics::catalogue::{Exposure, intra_list_diversity, novelty};
-use crate::metrics::scores::{Labelled, auc};
+use crate::metrics::scores::{Labelled, auc, log_loss};
 use crate::metrics::{Measure, Metric};
-use crate::report::{CohortTable, Comparison, CurvePoint, ModelReport, Report, TestSpan};
+use crate::reliability::{Tally, expected_calibration_error};
+use crate::report::{
+    CohortTable, Comparison, CurvePoint, FeatureImportance, ModelReport, Report, TestSpan,
+};
 use crate::significance::holm;
 use crate::sources::SourceTally;
 use crate::waterfall::Waterfall;
@@ -46,6 +50,12 @@ impl Settings {
 /// Numbers of candidates at which the recall of retrieval is reported.
 const CURVE: [usize; 7] = [10, 20, 50, 100, 200, 500, 1_000];
 
+/// Bins of the ranker's probabilities in the report.
+const RELIABILITY_BINS: usize = 10;
+
+/// Features that the report names: those below move nothing that one could see.
+const MAX_FEATURES: usize = 30;
+
 /// What one question was answered with.
 struct Group {
     shown: Vec<ItemId>,
@@ -57,6 +67,7 @@ struct Group {
     found_by: Vec<Vec<usize>>,
     found_at: Vec<usize>,
     auc: Option<f64>,
+    log_loss: Option<f64>,
     diversity: Option<f64>,
     n_history: u64,
     timing: Timing,
@@ -70,6 +81,8 @@ pub struct Run<'a> {
     lists: Vec<(String, Vec<Vec<ItemId>>)>,
     seconds: BTreeMap<String, f64>,
     source_names: Vec<String>,
+    probabilities: Tally,
+    features: Vec<FeatureImportance>,
     history: &'a History,
     settings: Settings,
 }
@@ -83,9 +96,10 @@ pub fn run<'a>(
     settings: &Settings,
 ) -> Run<'a> {
     let n = settings.n_items();
+    let probabilities = Mutex::new(Tally::default());
     let started = Instant::now();
     let groups = ask_in_replay(release, history, questions, n, settings.n_threads, |asked| {
-        ask_one(asked, linear, n)
+        ask_one(asked, linear, n, &probabilities)
     });
     let replayed = started.elapsed().as_secs_f64();
     let scenario = &release.scenarios[release.config.main_scenario()];
@@ -107,6 +121,8 @@ pub fn run<'a>(
         lists: Vec::new(),
         seconds: BTreeMap::new(),
         source_names: scenario.sources.iter().map(|source| source.name.clone()).collect(),
+        probabilities: probabilities.into_inner().unwrap_or_else(PoisonError::into_inner),
+        features: release.ranker.as_ref().map(importance).unwrap_or_default(),
         groups,
         history,
         settings: settings.clone(),
@@ -128,7 +144,26 @@ pub fn run<'a>(
     run
 }
 
-fn ask_one(asked: &mut Asked<'_>, linear: Option<&Linear>, n: usize) -> Group {
+/// The features of `ranker` by their share of the gain of all splits, largest first; none if it has no trees.
+fn importance(ranker: &Ranker) -> Vec<FeatureImportance> {
+    let Ranker::Forest(forest) = ranker else { return Vec::new() };
+    let gains = forest.gain_by_feature();
+    let all: f64 = gains.iter().sum();
+    let features = forest.names().iter().zip(&gains).filter(|(_, gain)| **gain > 0.0);
+    let mut features: Vec<FeatureImportance> = features
+        .map(|(name, gain)| FeatureImportance { feature: name.clone(), share: gain / all })
+        .collect();
+    features.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.feature.cmp(&b.feature)));
+    features.truncate(MAX_FEATURES);
+    features
+}
+
+fn ask_one(
+    asked: &mut Asked<'_>,
+    linear: Option<&Linear>,
+    n: usize,
+    probabilities: &Mutex<Tally>,
+) -> Group {
     let answer = asked.pipeline.recommend(asked.scenario, &asked.query, asked.scratch);
     let scratch = &*asked.scratch;
     let candidates = &scratch.candidates;
@@ -169,7 +204,17 @@ fn ask_one(asked: &mut Asked<'_>, linear: Option<&Linear>, n: usize) -> Group {
         .zip(&scratch.scores)
         .map(|(item, score)| Labelled { score: f64::from(*score), positive: is_relevant(item) })
         .collect();
-    let models = &asked.pipeline.release().models;
+    let release = asked.pipeline.release();
+    // What candidates are worth is no probability of being relevant.
+    let calibration = release.calibration.as_ref().filter(|_| asked.scenario.value.is_none());
+    let predicted: Option<Vec<Labelled>> = calibration.map(|calibration| {
+        let probability = |row: &Labelled| Labelled { score: calibration.apply(row.score), ..*row };
+        labelled.iter().map(probability).collect()
+    });
+    if let Some(predicted) = &predicted {
+        probabilities.lock().unwrap_or_else(PoisonError::into_inner).add(predicted);
+    }
+    let models = &release.models;
     let distance = |a: ItemId, b: ItemId| {
         let known = a.index() < models.n_items() && b.index() < models.n_items();
         // Items without a vector are unlike every other.
@@ -192,6 +237,7 @@ fn ask_one(asked: &mut Asked<'_>, linear: Option<&Linear>, n: usize) -> Group {
         found_by: found.iter().map(|i| candidates.sources_of(*i).collect()).collect(),
         found_at: found.iter().map(|i| rank_of[*i]).collect(),
         auc: auc(&labelled),
+        log_loss: predicted.and_then(|predicted| log_loss(&predicted)),
         diversity: intra_list_diversity(&shown[..shown.len().min(HEADLINE.k)], distance),
         n_history: asked.pipeline.store().read_user(asked.query.user).state.recent.len() as u64,
         timing: answer.timing,
@@ -297,6 +343,7 @@ impl Run<'_> {
         let time = |question: Option<&Question>| question.map(|q| q.time.to_string());
         let users: FxHashSet<UserId> =
             self.questions.iter().map(|question| question.user).collect();
+        let reliability = self.probabilities.bins(RELIABILITY_BINS);
         let mut report = Report {
             protocol: protocol.to_owned(),
             n_groups: self.groups.len(),
@@ -312,6 +359,9 @@ impl Run<'_> {
             cohorts: vec![self.user_cohorts(), self.item_cohorts()],
             sources: self.source_recalls(),
             recall_curve: self.recall_curve(waterfall.relevant),
+            features: self.features.clone(),
+            calibration_error: expected_calibration_error(&reliability),
+            reliability,
             notes,
             ..Report::default()
         };
@@ -372,6 +422,7 @@ impl Run<'_> {
             }
         };
         add("auc/candidates".into(), &|_, group| group.auc);
+        add("log_loss/candidates".into(), &|_, group| group.log_loss);
         add(format!("diversity@{k}"), &|_, group| group.diversity);
         add(format!("novelty@{k}"), &|i, _| {
             let list = &lists[i][..lists[i].len().min(k)];
@@ -407,24 +458,32 @@ impl Run<'_> {
 
     fn user_cohorts(&self) -> CohortTable {
         let counts: Vec<u64> = self.groups.iter().map(|group| group.n_history).collect();
-        let values = self.values(HEADLINE, self.lists_of("pipeline"));
-        let rows = means_by_cohort(&self.settings.bootstrap, &cohorts(&counts), &values);
+        let lists = self.lists_of("pipeline");
+        let member = |(i, cohort): (usize, _)| {
+            let observation = self.observation(i, HEADLINE.compute(&lists[i], &self.relevant[i])?);
+            Some(Member { id: self.user(i).0, cohort, observation })
+        };
+        let members: Vec<Member> =
+            cohorts(&counts).into_iter().enumerate().filter_map(member).collect();
+        let rows = means_by_cohort(&self.settings.bootstrap, &members);
         CohortTable { of: "users".to_owned(), metric: HEADLINE.to_string(), rows }
     }
 
-    /// Hit rate of the relevant items by how many users they had before the test.
+    /// Hit rate of the relevant items by how many users they had before the test. The cohorts are those of the whole
+    /// catalogue: a popular item is relevant in many questions, and does not become less hot by it.
     fn item_cohorts(&self) -> CohortTable {
-        let (users, _) = self.users_by_item();
-        let (mut counts, mut values) = (Vec::new(), Vec::new());
+        let cohorts = cohorts(&self.users_by_item().0);
+        let mut members = Vec::new();
         for (i, relevant) in self.questions.iter().enumerate() {
             let shown = &self.groups[i].shown;
             let shown = &shown[..shown.len().min(HEADLINE.k)];
             for (item, _) in &relevant.relevant {
-                counts.push(users[item.index()]);
-                values.push(self.observation(i, f64::from(u8::from(shown.contains(item)))));
+                let found = f64::from(u8::from(shown.contains(item)));
+                let (cohort, observation) = (cohorts[item.index()], self.observation(i, found));
+                members.push(Member { id: item.0, cohort, observation });
             }
         }
-        let rows = means_by_cohort(&self.settings.bootstrap, &cohorts(&counts), &values);
+        let rows = means_by_cohort(&self.settings.bootstrap, &members);
         CohortTable { of: "items".to_owned(), metric: format!("found@{}", HEADLINE.k), rows }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use crate::entities::Entities;
-use crate::event::{Event, Interaction, NO_SESSION, NamedEvent};
+use crate::event::{Event, EventTypeId, Interaction, NO_SESSION, NamedEvent};
 use crate::ids::{ItemId, Names, UserId};
 use crate::log::Record;
 use crate::schema::Schema;
@@ -161,6 +161,34 @@ pub struct Question {
     pub first_event: usize,
     /// The distinct items of the positive events with their highest gain level, in the order of the events.
     pub relevant: Vec<(ItemId, u8)>,
+    /// The types of the positive events of each of them, as bits.
+    pub kinds: Vec<u64>,
+}
+
+impl Question {
+    /// The same question, to which only the items are relevant that had an event of type `kind`; maybe none.
+    pub fn about(&self, kind: EventTypeId) -> Self {
+        let had = |kinds: u64| kinds & bit(kind) != 0;
+        let items = self.relevant.iter().zip(&self.kinds).filter(|(_, kinds)| had(**kinds));
+        let (relevant, kinds) = items.map(|(item, kinds)| (*item, *kinds)).unzip();
+        Self { relevant, kinds, ..*self }
+    }
+
+    fn add(&mut self, event: &Event, label: u8) {
+        let known = self.relevant.iter().position(|(item, _)| *item == event.item);
+        let i = known.unwrap_or_else(|| {
+            self.relevant.push((event.item, label));
+            self.kinds.push(0);
+            self.kinds.len() - 1
+        });
+        self.relevant[i].1 = label.max(self.relevant[i].1);
+        self.kinds[i] |= bit(event.kind);
+    }
+}
+
+/// A schema has at most 64 types.
+fn bit(kind: EventTypeId) -> u64 {
+    1 << kind.0
 }
 
 /// The questions that the events from `from` until before `until` answer, in the order of their first events.
@@ -185,24 +213,18 @@ pub fn questions(
                 time: event.time,
                 first_event: i,
                 relevant: Vec::new(),
+                kinds: Vec::new(),
             });
             open.insert(key, questions.len() - 1);
             questions.len() - 1
         });
         let label = labels[usize::from(event.kind.0)];
         if label > 0 {
-            add_relevant(&mut questions[position].relevant, event.item, label);
+            questions[position].add(event, label);
         }
     }
     questions.retain(|question| !question.relevant.is_empty());
     questions
-}
-
-fn add_relevant(relevant: &mut Vec<(ItemId, u8)>, item: ItemId, label: u8) {
-    match relevant.iter_mut().find(|(known, _)| *known == item) {
-        Some((_, known)) => *known = label.max(*known),
-        None => relevant.push((item, label)),
-    }
 }
 
 #[cfg(test)]
@@ -251,6 +273,23 @@ mod tests {
         assert_eq!(asked.len(), 2);
         assert_eq!((asked[0].first_event, &asked[0].relevant), (0, &relevant(&[0, 2])));
         assert_eq!((asked[1].first_event, &asked[1].relevant), (2, &relevant(&[0])));
+    }
+
+    #[test]
+    fn a_question_about_one_type_keeps_the_items_that_had_it() {
+        let history = history(&[
+            event("view", "u", Some("s"), "a", 10),
+            event("view", "u", Some("s"), "b", 11),
+            event("buy", "u", Some("s"), "b", 12),
+            event("buy", "u", Some("s"), "c", 13),
+        ]);
+        // `buy` is type 0, `view` type 1.
+        let asked = questions(&history, &[3, 1], GroupBy::Session, Timestamp(0), Timestamp(99));
+        assert_eq!(asked[0].relevant, [(ItemId(0), 1), (ItemId(1), 3), (ItemId(2), 3)]);
+        let about = |kind| asked[0].about(EventTypeId(kind)).relevant;
+        assert_eq!(about(0), [(ItemId(1), 3), (ItemId(2), 3)]);
+        assert_eq!(about(1), [(ItemId(0), 1), (ItemId(1), 3)]);
+        assert_eq!(about(5), []);
     }
 
     #[test]

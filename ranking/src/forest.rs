@@ -43,6 +43,8 @@ pub struct Forest {
     trees: Vec<Tree>,
     /// `[n_nodes]`, the feature each node looks at.
     features: Vec<u32>,
+    /// `[n_nodes]`, by how much each split lowered the loss of the training.
+    gains: Vec<f32>,
     /// `[n_nodes]`, up to this value left; the number of its set, counted through the forest, for a
     /// categorical node.
     thresholds: Vec<f64>,
@@ -90,6 +92,7 @@ impl Forest {
             output,
             trees: Vec::with_capacity(trees.len()),
             features: Vec::new(),
+            gains: Vec::new(),
             thresholds: Vec::new(),
             decisions: Vec::new(),
             left: Vec::new(),
@@ -123,6 +126,7 @@ impl Forest {
             let decision = Decision(raw.decision_type[node]);
             let set = if decision.is_categorical() { tree.first_set as f64 } else { 0.0 };
             self.features.push(raw.split_feature[node]);
+            self.gains.push(raw.split_gain[node]);
             self.thresholds.push(raw.threshold[node] + set);
             self.decisions.push(decision);
         }
@@ -202,6 +206,16 @@ impl Forest {
     /// How many trees are summed.
     pub fn n_trees(&self) -> usize {
         self.trees.len()
+    }
+
+    /// By how much all splits of each feature lowered the loss of the training, `[n_features]`; 0 for
+    /// one that no tree looks at. Cost: O(nodes).
+    pub fn gain_by_feature(&self) -> Vec<f64> {
+        let mut gains = vec![0.0; self.names.len()];
+        for (&feature, &gain) in self.features.iter().zip(&self.gains) {
+            gains[feature as usize] += f64::from(gain);
+        }
+        gains
     }
 
     /// Gives the features other names, in the same order.

@@ -269,6 +269,7 @@ fn read_tree(section: &Section<'_>) -> Result<RawTree, ParseModelError> {
     };
     if tree.leaf_value.len() > 1 {
         tree.split_feature = section.numbers("split_feature")?;
+        tree.split_gain = section.numbers("split_gain")?;
         tree.threshold = section.numbers("threshold")?;
         tree.decision_type = section.numbers("decision_type")?;
         tree.left_child = section.numbers("left_child")?;

@@ -2,6 +2,34 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::calibration::Calibration;
+use crate::ranker::Ranker;
+
+/// How probable an event is: a ranker of its own, and what its scores mean.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective {
+    /// Orders candidates by how probable the event is.
+    pub ranker: Ranker,
+    /// Turns its scores into probabilities.
+    pub calibration: Calibration,
+}
+
+impl Objective {
+    /// Appends the probability of each of `n_rows` candidates to `out`. `columns` and `max_trees` are as in
+    /// [`Ranker::score`]; `scores` is room for the scores.
+    pub fn append_probabilities(
+        &self,
+        columns: &[f32],
+        n_rows: usize,
+        max_trees: Option<usize>,
+        scores: &mut Vec<f32>,
+        out: &mut Vec<f32>,
+    ) {
+        self.ranker.score(columns, n_rows, max_trees, scores);
+        out.extend(scores.iter().map(|score| self.calibration.apply(f64::from(*score)) as f32));
+    }
+}
+
 /// How much each objective is worth. The weights stay out of the labels, so that they can change
 /// without training.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

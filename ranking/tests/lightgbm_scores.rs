@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use lightgbm3::Booster;
+use lightgbm3::{Booster, ImportanceType};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_assert, prop_oneof, proptest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -194,6 +194,19 @@ fn contributions_sum_to_the_score() -> Result<(), Box<dyn Error>> {
         let sum: f64 = forest.contributions(row).iter().sum();
         assert!((sum - forest.score_exact(row)).abs() < 1e-9);
     }
+    Ok(())
+}
+
+#[test]
+fn the_gain_of_a_feature_is_what_lightgbm_says_of_it() -> Result<(), Box<dyn Error>> {
+    let model = model(Objective::LambdaRank, 31, 18)?;
+    let theirs = Booster::from_string(&model.text)?.feature_importance(ImportanceType::Gain)?;
+    let ours = model.forest()?.gain_by_feature();
+    assert_eq!(ours.len(), theirs.len());
+    for (feature, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        assert!((ours - theirs).abs() <= 1e-5 * theirs, "feature {feature}: {ours}, {theirs}");
+    }
+    assert!(ours[5] > ours[7], "feature 7 is noise: {ours:?}");
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub const MAX_DIM: usize = 4_096;
 /// Most vectors that are accepted.
 pub const MAX_ROWS: usize = 1 << 28;
 
-/// Vectors by their string ids, in the order of the file: each id once, all vectors of one length and finite.
+/// Vectors by their string ids, in the order of the file: one at least, each id once, all vectors of one length and finite.
 pub type NamedVectors = Vec<(String, Vec<f32>)>;
 
 /// Why embeddings cannot be imported.
@@ -67,7 +67,7 @@ pub enum FileFlaw {
         found: u64,
     },
     /// There is not one id for each row.
-    #[error("it has {n_ids} ids for {n_rows} rows")]
+    #[error("it has {n_rows} rows, but its file of ids has {n_ids} lines: each row needs one")]
     IdCount {
         /// Lines of the file of ids.
         n_ids: usize,
@@ -87,8 +87,8 @@ pub enum FileFlaw {
         /// The columns of the file.
         columns: Vec<String>,
     },
-    /// It has more rows, or longer ones, than are accepted.
-    #[error("it has more than {MAX_ROWS} rows or {MAX_DIM} dimensions, or none")]
+    /// It has no rows, or more or longer ones than are accepted.
+    #[error("it must have 1 to {MAX_ROWS} rows of 1 to {MAX_DIM} values")]
     Size,
 }
 
@@ -99,13 +99,13 @@ pub enum RowFlaw {
     #[error("its id must have 1 to {MAX_ID_BYTES} bytes of UTF-8")]
     Id,
     /// Its id was there before.
-    #[error("its id {0:?} was there before")]
+    #[error("its id {0:?} was there before: leave one of the two out")]
     Repeated(String),
     /// Its vector, or a value of it, is missing.
-    #[error("its vector or a value of it is missing")]
+    #[error("its vector or a value of it is missing: leave the row out if there is none")]
     Missing,
     /// Its vector has another length than that of the first row.
-    #[error("its vector has {found} values, but the first one has {expected}")]
+    #[error("its vector has {found} values, but the first one has {expected}: all must be as long")]
     Dim {
         /// Length of the first row.
         expected: usize,
@@ -113,10 +113,17 @@ pub enum RowFlaw {
         found: usize,
     },
     /// A value is NaN, infinite, or too large for single precision.
-    #[error("value {column} is not finite in single precision")]
+    #[error(
+        "value {column} of the vector of {id:?} is {value}, and must be finite in single precision: leave the row out \
+         if there is no vector"
+    )]
     NotFinite {
+        /// The row's id.
+        id: String,
         /// Position of the value, from 0.
         column: usize,
+        /// What it is, in words.
+        value: String,
     },
 }
 
@@ -144,6 +151,14 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
+    /// The rows, of which there must be one at least.
+    fn finish(self) -> Result<NamedVectors, ImportError> {
+        if self.rows.is_empty() {
+            return Err(file_error(self.path, FileFlaw::Size));
+        }
+        Ok(self.rows)
+    }
+
     fn check(&self, name: &str, vector: &[f32]) -> Result<(), RowFlaw> {
         if name.is_empty() || name.len() > MAX_ID_BYTES {
             return Err(RowFlaw::Id);
@@ -156,7 +171,10 @@ impl<'a> Collector<'a> {
             return Err(RowFlaw::Dim { expected, found: vector.len() });
         }
         match vector.iter().position(|value| !value.is_finite()) {
-            Some(column) => Err(RowFlaw::NotFinite { column }),
+            Some(column) => {
+                let (id, value) = (name.to_owned(), vector[column].to_string());
+                Err(RowFlaw::NotFinite { id, column, value })
+            }
             None => Ok(()),
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod mapped;
 
+pub mod embedding;
 pub mod ials;
 pub mod vectors;
 

@@ -5,20 +5,19 @@ use std::path::Path;
 
 use featurestore::{Interaction, ItemId, Timestamp, UserId};
 
+use crate::embedding::{Embedding, EmbeddingConfig};
 use crate::hnsw::{BuildIndexError, HnswConfig, SearchScratch, VectorIndex, recall_against_exact};
-use crate::ials::{
-    FitIalsError, FoldInScratch, Ials, IalsConfig, PreferenceWeighting, Preferences,
-};
+use crate::ials::{FitIalsError, FoldInScratch, PreferenceWeighting, Preferences};
 use crate::item_item::{CoVisitation, CosineItems};
 use crate::mapped::OpenError;
 use crate::sparse::ItemRows;
 use crate::vectors::{Vectors, dot};
 
 /// How the models are fitted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ModelsConfig {
     /// The embedding.
-    pub embedding: IalsConfig,
+    pub embedding: EmbeddingConfig,
     /// Its index; `None`: the exact scan, for models that are asked for a few minutes only.
     pub index: Option<HnswConfig>,
     /// What is done together.
@@ -29,8 +28,8 @@ pub struct ModelsConfig {
 
 /// The trained models of a release. Items are numbered `0..n_items`; later ones are unknown to them.
 pub struct Models {
-    /// Item vectors, and what folds users in.
-    pub embedding: Ials,
+    /// Item vectors, and what gives users theirs.
+    pub embedding: Embedding,
     /// Finds the items whose vectors fit best.
     pub index: VectorIndex,
     /// What the index finds of what an exact scan finds, for a sample of users; `None` if it is an exact scan.
@@ -43,7 +42,6 @@ pub struct Models {
 
 const VECTORS: &str = "vectors.bin";
 const GRAPH: &str = "graph.bin";
-const EMBEDDING: &str = "embedding.bin";
 const CO_VISITATION: &str = "co_visitation.bin";
 const COSINE: &str = "cosine.bin";
 
@@ -66,8 +64,10 @@ impl Models {
         let cosine = config.cosine.fit(interactions, n_items, now);
         stage("embedding");
         let weighting = PreferenceWeighting { half_life: None, now, log1p: true };
-        let preferences = Preferences::from_interactions(interactions, n_users, n_items, weighting);
-        let embedding = Ials::fit(&preferences, &config.embedding)?;
+        let embedding = config
+            .embedding
+            .fit(|| Preferences::from_interactions(interactions, n_users, n_items, weighting))?;
+        assert_eq!(embedding.items().n_items(), n_items, "each item has a row, if only of zeros");
         stage("index");
         let index = match &config.index {
             Some(index) => VectorIndex::build(embedding.items(), index)?,
@@ -80,7 +80,7 @@ impl Models {
         Ok(Self { embedding, index, index_recall, co_visitation, cosine })
     }
 
-    /// Item vectors, `[n_items, dim]`; zero for items without a history.
+    /// Item vectors, `[n_items, dim]`; zeros for items without one.
     pub fn vectors(&self) -> &Vectors {
         self.embedding.items()
     }
@@ -103,7 +103,7 @@ impl Models {
     pub fn save(&self, folder: &Path) -> std::io::Result<()> {
         self.vectors().save(&folder.join(VECTORS))?;
         self.index.save(&folder.join(GRAPH))?;
-        self.embedding.save(&folder.join(EMBEDDING))?;
+        self.embedding.save(folder)?;
         self.co_visitation.save(&folder.join(CO_VISITATION))?;
         self.cosine.save(&folder.join(COSINE))
     }
@@ -115,7 +115,7 @@ impl Models {
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let vectors = Vectors::open(&folder.join(VECTORS))?;
         let index = VectorIndex::open(&folder.join(GRAPH), &vectors)?;
-        let embedding = Ials::open(&folder.join(EMBEDDING), &vectors)?;
+        let embedding = Embedding::open(folder, &vectors)?;
         let co_visitation = ItemRows::open(&folder.join(CO_VISITATION))?;
         let cosine = ItemRows::open(&folder.join(COSINE))?;
         Ok(Self { embedding, index, index_recall: None, co_visitation, cosine })
@@ -127,17 +127,18 @@ const RECALL_USERS: usize = 200;
 /// Items that they ask for.
 const RECALL_ITEMS: usize = 250;
 
-/// Recall of `index` for users who are folded in from their latest interactions, evenly spread over the data.
-fn sampled_recall(index: &VectorIndex, embedding: &Ials, interactions: &[Interaction]) -> f64 {
+/// Recall of `index` for the vectors of users with their interactions, evenly spread over the data.
+fn sampled_recall(index: &VectorIndex, embedding: &Embedding, interactions: &[Interaction]) -> f64 {
     let mut histories: BTreeMap<UserId, Vec<(ItemId, f32)>> = BTreeMap::new();
     for interaction in interactions {
         histories.entry(interaction.user).or_default().push((interaction.item, 1.0));
     }
     let step = histories.len().div_ceil(RECALL_USERS).max(1);
     let mut scratch = FoldInScratch::default();
-    let users = histories.values().step_by(step);
-    let queries: Vec<Vec<f32>> =
-        users.filter_map(|history| embedding.fold_in(history, &mut scratch)).collect();
+    let users = histories.iter().step_by(step);
+    let queries: Vec<Vec<f32>> = users
+        .filter_map(|(user, history)| embedding.user(Some(*user), history, &mut scratch))
+        .collect();
     let queries = queries.iter().map(Vec::as_slice);
     let (vectors, mut room) = (embedding.items(), SearchScratch::default());
     recall_against_exact(vectors, queries, RECALL_ITEMS, |query| {

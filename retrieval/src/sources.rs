@@ -5,7 +5,7 @@ use featurestore::record::SlotId;
 use featurestore::schema::{FieldKind, SimilarityBy, nearest_name};
 use featurestore::store::{UserState, UserView};
 use featurestore::{
-    EmbeddedStore, FeaturePlan, ItemId, Schema, Scored, Span, Timestamp, keep_best,
+    EmbeddedStore, FeaturePlan, ItemId, Schema, Scored, Span, Timestamp, UserId, keep_best,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ use crate::models::Models;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceKind {
-    /// Items whose vectors fit the user's, who is folded in from the live history.
+    /// Items whose vectors fit the user's, which is made of the live history or was imported.
     #[default]
     Embedding,
     /// Items that go with those of the user's history.
@@ -247,7 +247,7 @@ pub struct SourceScratch {
     pub co_visitation: ScoreScratch,
     /// By cosine.
     pub cosine: ScoreScratch,
-    /// The folded-in user; empty if there is no history.
+    /// The vector of the user; empty if nothing is known that would give one.
     pub user_vector: Vec<f32>,
     fold_in: FoldInScratch,
     index: SearchScratch,
@@ -259,7 +259,9 @@ pub struct Ask<'a> {
     pub models: &'a Models,
     /// Live counts.
     pub store: &'a EmbeddedStore,
-    /// The user.
+    /// Who asks, if it is known.
+    pub user_id: Option<UserId>,
+    /// What is known of the user.
     pub user: &'a UserView,
     /// Weight of each event type.
     pub weights: &'a [f32],
@@ -281,10 +283,9 @@ impl Ask<'_> {
         );
         score_history(&self.models.cosine, &scratch.history.latest, &mut scratch.cosine);
         scratch.user_vector.clear();
-        if !scratch.history.all.is_empty() {
-            let vector = self.models.embedding.fold_in(&scratch.history.all, &mut scratch.fold_in);
-            scratch.user_vector.extend(vector.into_iter().flatten());
-        }
+        let SourceScratch { history, fold_in, .. } = scratch;
+        let vector = self.models.embedding.user(self.user_id, &history.all, fold_in);
+        scratch.user_vector.extend(vector.into_iter().flatten());
     }
 
     /// The list of `source`, best first, at most its `n` items, none of which `accept` refuses.

@@ -97,7 +97,8 @@ fn an_array_of_another_form_is_refused() {
 fn a_bad_row_is_named() {
     let values = f4(&[1.0, 2.0, 3.0, f32::NAN]);
     let error = Npy::new("<f4", "(2, 2)", &values, "a\nb\n").read().unwrap_err();
-    assert_eq!(row_flaw(error), (1, RowFlaw::NotFinite { column: 1 }));
+    let flaw = RowFlaw::NotFinite { id: "b".to_owned(), column: 1, value: "NaN".to_owned() };
+    assert_eq!(row_flaw(error), (1, flaw));
     let repeated = Npy::new("<f4", "(2, 2)", &f4(&[0.0; 4]), "a\na\n").read().unwrap_err();
     assert_eq!(row_flaw(repeated), (1, RowFlaw::Repeated("a".to_owned())));
     let nameless = Npy::new("<f4", "(2, 2)", &f4(&[0.0; 4]), "\nb\n").read().unwrap_err();
@@ -202,7 +203,8 @@ fn a_row_without_a_vector_like_the_others_is_named() {
     assert_eq!(row_flaw(shorter), (1, RowFlaw::Dim { expected: 2, found: 1 }));
     write_parquet(&path, &[("a", Some(vec![1e300]))]);
     let too_large = read_parquet(&path, "name", "vector").unwrap_err();
-    assert_eq!(row_flaw(too_large), (0, RowFlaw::NotFinite { column: 0 }));
+    let flaw = RowFlaw::NotFinite { id: "a".to_owned(), column: 0, value: "inf".to_owned() };
+    assert_eq!(row_flaw(too_large), (0, flaw));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `cascade`: the command line of the recommendation engine.
 
+mod causes;
 mod commands;
 mod http;
 mod progress;

@@ -162,6 +162,21 @@ fn every_dependency_is_used() {
 }
 
 #[test]
+fn no_error_tells_its_cause_itself() {
+    // Whoever prints an error prints its causes behind it: a message that holds its cause would tell it twice.
+    for path in ARROWS.iter().flat_map(|(krate, _)| sources(&root().join(krate).join("src"))) {
+        let code = fs::read_to_string(&path).expect("a source file is text");
+        for attribute in code.split("#[error(").skip(1) {
+            let Some((message, behind)) = attribute.split_once(")]\n") else { continue };
+            let variant = behind.lines().next().unwrap_or_default();
+            let has_cause = ["#[from]", "#[source]"].iter().any(|it| variant.contains(it));
+            let told = message.contains("{source") || has_cause && message.contains("{0");
+            assert!(!told, "{}: {message}", path.display());
+        }
+    }
+}
+
+#[test]
 fn every_version_of_a_dependency_is_written_once() {
     for (name, manifest) in members() {
         for section in ["dependencies", "dev-dependencies"] {

@@ -127,6 +127,7 @@ fn a_misspelt_key_is_placed_and_the_nearest_name_given() {
     fs::remove_file(project.path("cascade.toml")).expect("it is there");
     let ran = project.run(["check"]).refused(&["cascade.toml", "cascade init"]);
     assert_eq!(ran.status, Some(2));
+    assert_eq!(ran.stderr.matches("os error").count(), 1, "the cause is told once: {ran}");
     assert_eq!(project.run(["trian"]).status, Some(2));
 }
 
@@ -202,7 +203,8 @@ fn a_release_with_a_changed_byte_is_refused_and_the_active_one_stays() {
             assert_eq!(ran.status, Some(1), "byte {place} of {name} was changed: {ran}");
             ran.refused(&[name.split('.').next().unwrap_or_default()]);
         }
-        project.run(serve).refused(&[name]);
+        let ran = project.run(serve).refused(&[name]);
+        assert_eq!(ran.stderr.matches(name).count(), 1, "the cause is told once: {ran}");
         project.run(["precompute", "--out", "lists.jsonl"]).refused(&[name]);
         write(&whole[..whole.len() / 2]);
         project.run(serve).refused(&[name]);

@@ -56,6 +56,9 @@ fn from_files_to_lists_over_http_in_a_file_and_in_a_report() {
     let waterfall = ["relevant", "retrieved", "after_filter", "top_ranked", "shown"];
     let waterfall = waterfall.map(|step| report["waterfall"][step].as_f64().expect("a number"));
     assert!(waterfall.is_sorted_by(|a, b| a >= b), "{waterfall:?}");
+    assert!(report["models"][0]["metrics"]["log_loss/candidates"]["mean"].is_f64(), "{report}");
+    assert!(report["calibration_error"].is_f64() && report["reliability"].is_array(), "{report}");
+    assert!(report["features"][0]["share"].is_f64(), "{report}");
     for file in ["report/report.json", "report/report.html"] {
         assert!(!project.read(file).is_empty());
     }
@@ -84,6 +87,7 @@ fn from_files_to_lists_over_http_in_a_file_and_in_a_report() {
     assert!(metric(&server, "cascade_release_info{") == 1.0);
     let (status, stderr) = server.terminate();
     assert_eq!(status, Some(0), "{stderr}");
+    assert!(!stderr.contains("snapshot"), "there is none at the first start: {stderr}");
 }
 
 #[test]

@@ -5,13 +5,10 @@ use super::plots::{self, Bar, Caption, HALF, Unit, WIDE};
 use super::svg::escape;
 use super::{CohortTable, Comparison, ModelReport, Report};
 use crate::metrics::{Measure, Metric};
-use crate::reliability::expected_calibration_error;
+use crate::reliability::ReliabilityBin;
 use crate::sources::SourceRecall;
 
 const STYLE: &str = include_str!("report.css");
-
-/// Features that are drawn at most: those below move nothing that one could see.
-const MAX_FEATURES: usize = 20;
 
 /// Beginnings of the names of figures that are no [`Measure`], and what they are.
 const OTHER_DEFINITIONS: [(&str, &str); 7] = [
@@ -354,8 +351,9 @@ fn cohort_figure(at: usize, table: &CohortTable) -> String {
 }
 
 fn features(report: &Report) -> String {
-    let drawn = report.features.iter().take(MAX_FEATURES);
-    let rows: Vec<Bar> = drawn
+    let rows: Vec<Bar> = report
+        .features
+        .iter()
         .map(|row| Bar {
             label: &row.feature,
             value: row.share,
@@ -370,24 +368,30 @@ fn features(report: &Report) -> String {
     }
     let title = "Share of the gain by feature";
     let drawing = plots::bars(Caption { id: "features", title }, WIDE, Unit::Percent, &rows);
+    let shown: f64 = report.features.iter().map(|row| row.share).sum();
     let lead = format!(
-        "Share of the gain of all splits of the ranker: the first {} of {} features.",
+        "Share of the gain of all splits of the ranker: the first {} features, which have {} of it.",
         rows.len(),
-        report.features.len()
+        percent(shown)
     );
     section("What the ranker looks at", &lead, &figure("", &drawing))
 }
 
 fn reliability(report: &Report) -> String {
-    let Some(error) = expected_calibration_error(&report.reliability) else { return String::new() };
+    let Some(error) = report.calibration_error else { return String::new() };
     let title = "Observed over predicted rates";
     let drawing = plots::reliability(Caption { id: "reliability", title }, &report.reliability);
     let lead = format!(
-        "Observed rate over predicted probability, in bins of equal size; on the diagonal a probability is true. \
-         Expected calibration error: {}.",
+        "How probable it is that a candidate is relevant, by the ranker, and how often it is: over all candidates, in \
+         bins that expect equally many relevant ones. On the diagonal a probability is true. Expected calibration error: {}.",
         decimal(error)
     );
-    section("Calibration", &lead, &panels(&figure("", &drawing)))
+    let header = ["predicted", "observed", "candidates"];
+    let row = |bin: &ReliabilityBin| {
+        vec![decimal(bin.predicted), decimal(bin.observed), grouped(bin.n as u64)]
+    };
+    let table = html_table(&header, report.reliability.iter().map(row));
+    section("Calibration", &lead, &panels(&(figure("", &drawing) + &table)))
 }
 
 /// Figures by models: there are more figures than models.

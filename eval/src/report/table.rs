@@ -6,6 +6,9 @@ use super::{CohortTable, ModelReport, Report};
 /// Columns that a bar of the waterfall takes at most.
 const BAR_WIDTH: f64 = 24.0;
 
+/// Features that are listed at most; the page has more of them.
+const MAX_FEATURES: usize = 10;
+
 /// The whole report as text, each part after an empty line; a part without content is left out.
 pub(super) fn text(report: &Report, width: usize) -> String {
     let mut parts = vec![heading(report)];
@@ -15,6 +18,8 @@ pub(super) fn text(report: &Report, width: usize) -> String {
     parts.push(waterfall(report));
     parts.push(sources(report));
     parts.extend(report.cohorts.iter().map(cohorts));
+    parts.push(features(report));
+    parts.push(reliability(report));
     parts.push(report.notes.iter().map(|note| format!("note: {note}\n")).collect());
     parts.retain(|part| !part.is_empty());
     parts.join("\n")
@@ -115,6 +120,23 @@ fn cohorts(table: &CohortTable) -> String {
         headed(row.cohort.name(), [grouped(row.n as u64), interval(&row.interval, decimal)])
     });
     titled(header, rows.collect())
+}
+
+fn features(report: &Report) -> String {
+    let header = headed("feature of the ranker", ["gain".to_owned()]);
+    let rows = report.features.iter().take(MAX_FEATURES);
+    titled(header, rows.map(|row| headed(&row.feature, [percent(row.share)])).collect())
+}
+
+fn reliability(report: &Report) -> String {
+    let Some(error) = report.calibration_error else { return String::new() };
+    let header = headed("predicted", ["observed", "candidates"].map(str::to_owned));
+    let rows = report
+        .reliability
+        .iter()
+        .map(|bin| headed(&decimal(bin.predicted), [decimal(bin.observed), grouped(bin.n as u64)]));
+    let table = titled(header, rows.collect());
+    format!("{table}expected calibration error {}\n", decimal(error))
 }
 
 /// What stands between two columns.

@@ -429,6 +429,7 @@ mod tests {
             tree.left_child.push(leaf);
             tree.right_child.push(!(node as i32 + 1));
             tree.split_feature.push(random.below(N_FEATURES) as u32);
+            tree.split_gain.push(1.0);
             tree.decision_type.push([0, 1, 2, 4, 6, 8, 10][random.below(7)]);
             let is_set = tree.decision_type[node] == 1;
             let number = random.value();

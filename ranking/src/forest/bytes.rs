@@ -11,7 +11,7 @@ use super::tree::MAX_SET_WORDS;
 use super::{Forest, InvalidTree, MAX_FEATURES, MAX_LEAVES, MAX_TREES, Output, RawTree};
 
 const MAGIC: &[u8; 8] = b"CASCTREE";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why bytes are no forest.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -125,6 +125,7 @@ impl Forest {
             if sets.is_empty() { &[] } else { &self.set_starts[sets.start..=sets.end] };
         RawTree {
             split_feature: self.features[nodes.clone()].to_vec(),
+            split_gain: self.gains[nodes.clone()].to_vec(),
             threshold: nodes.clone().map(threshold).collect(),
             decision_type: self.decisions[nodes.clone()]
                 .iter()
@@ -148,6 +149,7 @@ fn put_tree(bytes: &mut Vec<u8>, tree: &RawTree) {
     let counts = [tree.leaf_value.len(), tree.cat_boundaries.len(), tree.cat_threshold.len()];
     counts.iter().for_each(|&count| put(bytes, &[(count as u32).to_le()]));
     tree.split_feature.iter().for_each(|value| put(bytes, &[value.to_le()]));
+    tree.split_gain.iter().for_each(|value| put(bytes, &[value.to_bits().to_le()]));
     tree.threshold.iter().for_each(|value| put(bytes, &[value.to_bits().to_le()]));
     put(bytes, &tree.decision_type);
     tree.left_child.iter().for_each(|value| put(bytes, &[value.to_le()]));
@@ -191,6 +193,10 @@ impl<'a> Reader<'a> {
         Ok(self.four_bytes(count)?.map(i32::from_le_bytes).collect())
     }
 
+    fn floats(&mut self, count: usize) -> Result<Vec<f32>, OpenForestError> {
+        Ok(self.four_bytes(count)?.map(f32::from_le_bytes).collect())
+    }
+
     fn doubles(&mut self, count: usize) -> Result<Vec<f64>, OpenForestError> {
         let eight = self.take(8 * count)?.chunks_exact(8);
         Ok(eight
@@ -223,6 +229,7 @@ impl<'a> Reader<'a> {
         let n_nodes = n_leaves.saturating_sub(1);
         Ok(RawTree {
             split_feature: self.unsigned(n_nodes)?,
+            split_gain: self.floats(n_nodes)?,
             threshold: self.doubles(n_nodes)?,
             decision_type: self.take(n_nodes)?.to_vec(),
             left_child: self.signed(n_nodes)?,

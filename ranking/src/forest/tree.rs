@@ -13,6 +13,8 @@ pub(super) const MAX_SET_WORDS: usize = 1 << 22;
 pub(crate) struct RawTree {
     /// `[n_leaves - 1]`, the feature that each node looks at.
     pub(crate) split_feature: Vec<u32>,
+    /// `[n_leaves - 1]`, by how much each split lowered the loss of the training.
+    pub(crate) split_gain: Vec<f32>,
     /// `[n_leaves - 1]`: up to this value left; for a categorical node the number of its set.
     pub(crate) threshold: Vec<f64>,
     /// `[n_leaves - 1]`, a [`Decision`].
@@ -136,6 +138,7 @@ impl RawTree {
         let (features, decisions) = (&self.split_feature, &self.decision_type);
         let number = |feature: f64| feature < n_features as f64;
         all("leaf_value", self.leaf_value.iter().copied(), f64::is_finite, "finite")?;
+        all("split_gain", self.split_gain.iter().map(|&g| g.into()), f64::is_finite, "finite")?;
         // Infinite thresholds are sound: they part what is missing from all that is there.
         all("threshold", self.threshold.iter().copied(), |value| !value.is_nan(), "a number")?;
         all(
@@ -162,6 +165,7 @@ impl RawTree {
         }
         for (key, expected, found) in [
             ("split_feature", n_leaves - 1, self.split_feature.len()),
+            ("split_gain", n_leaves - 1, self.split_gain.len()),
             ("threshold", n_leaves - 1, self.threshold.len()),
             ("decision_type", n_leaves - 1, self.decision_type.len()),
             ("left_child", n_leaves - 1, self.left_child.len()),
@@ -322,6 +326,7 @@ mod tests {
     fn tree() -> RawTree {
         RawTree {
             split_feature: vec![0, 1],
+            split_gain: vec![8.0, 2.0],
             threshold: vec![0.5, 1.5],
             decision_type: vec![8, 10],
             left_child: vec![1, !0],
@@ -361,6 +366,8 @@ mod tests {
             "no such leaf"
         );
         assert_eq!(broken(|tree| tree.split_feature[0] = 2), Some("split_feature"));
+        assert_eq!(broken(|tree| tree.split_gain[1] = f32::NAN), Some("split_gain"));
+        assert_eq!(broken(|tree| tree.split_gain.clear()), Some("split_gain"));
         assert_eq!(broken(|tree| tree.threshold[0] = f64::NAN), Some("threshold"));
         assert_eq!(broken(|tree| tree.leaf_value[0] = f64::INFINITY), Some("leaf_value"));
         assert_eq!(broken(|tree| tree.decision_type[0] = 12), Some("decision_type"));

@@ -37,7 +37,7 @@ pub fn read_npy(vectors: &Path, ids: &Path) -> Result<NamedVectors, ImportError>
         file.read_exact(&mut bytes).map_err(|source| read_error(vectors, source))?;
         rows.push(id.to_owned(), header.values(&bytes))?;
     }
-    Ok(rows.rows)
+    rows.finish()
 }
 
 /// What precedes the values.

@@ -53,7 +53,7 @@ fn read_open_file(
         let mut columns = Columns::open(&*group, id_column, vector_column).map_err(damaged)?;
         while columns.read_batch(&mut rows, damaged)? {}
     }
-    Ok(rows.rows)
+    rows.finish()
 }
 
 fn is_id(column: &ColumnDescPtr) -> bool {

@@ -52,6 +52,7 @@ impl Check {
             let history = workspace.history()?;
             findings.about_data(&history, &workspace.config);
             findings.about_leakage(&history);
+            findings.about_vectors(&history, &workspace.config);
         } else {
             findings.warn(
                 "there is no event log yet: import some with `cascade import --events FILE`".into(),
@@ -129,6 +130,20 @@ impl Findings {
         }
         if history.events.iter().all(|event| event.session == NO_SESSION) {
             self.warn("events have no sessions: every event is a question of its own".into());
+        }
+    }
+
+    /// Whether vectors that are to be imported can be.
+    fn about_vectors(&mut self, history: &History, config: &Config) {
+        let Some(import) = &config.training.embedding_import else { return };
+        match import.read(history) {
+            Err(error) => self.error(format!("{:#}", anyhow::Error::from(error))),
+            Ok(vectors) => {
+                let items = vectors.items();
+                let n = items.iter().filter(|(item, _)| items.get(*item).is_some()).count();
+                let (all, dim) = (items.n_items(), items.dim());
+                self.good(format!("{n} of {all} items have an imported vector of {dim} values"));
+            }
         }
     }
 

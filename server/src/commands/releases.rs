@@ -3,11 +3,11 @@
 use anyhow::Context;
 use clap::Subcommand;
 use engine::config::Config;
-use engine::release::Manifest;
-use engine::shelf::Shelf;
+use engine::shelf::{Listed, Shelf};
 use serde_json::json;
 
 use super::{Global, Outcome};
+use crate::causes::with_causes;
 
 /// The shelf of trained releases.
 #[derive(Debug, clap::Args)]
@@ -70,11 +70,11 @@ fn list(shelf: &Shelf, json: bool) -> anyhow::Result<Outcome> {
     let active = shelf.active().ok();
     let releases = shelf.list()?;
     if json {
-        let entry = |(id, manifest): &(String, Result<Manifest, _>)| match manifest {
+        let entry = |(id, manifest): &Listed| match manifest {
             Ok(manifest) => {
                 json!({ "id": id, "active": active.as_ref() == Some(id), "manifest": manifest })
             }
-            Err(error) => json!({ "id": id, "active": false, "error": ToString::to_string(error) }),
+            Err(error) => json!({ "id": id, "active": false, "error": with_causes(error) }),
         };
         println!("{}", json!({ "releases": releases.iter().map(entry).collect::<Vec<_>>() }));
         return Ok(Outcome::Done);
@@ -89,7 +89,7 @@ fn list(shelf: &Shelf, json: bool) -> anyhow::Result<Outcome> {
                 let metric = manifest.metrics.get("gate_ndcg@10").copied().unwrap_or(f64::NAN);
                 println!("{mark} {id}  until {}  gate ndcg@10 {metric:.4}", manifest.data.until);
             }
-            Err(error) => println!("! {id}  {error}"),
+            Err(error) => println!("! {id}  {}", with_causes(error)),
         }
     }
     Ok(Outcome::Done)

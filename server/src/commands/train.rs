@@ -8,6 +8,7 @@ use featurestore::Timestamp;
 use serde_json::json;
 
 use super::{Global, Outcome};
+use crate::causes::with_causes;
 use crate::progress::Stages;
 use crate::workspace::{Workspace, point_in};
 
@@ -57,7 +58,7 @@ pub(crate) fn train(
     stages.start("gate");
     let active = workspace.shelf.active().ok().map(|id| workspace.shelf.open(&id)).transpose();
     let active = active.unwrap_or_else(|error| {
-        eprintln!("warning: the active release is not compared with: {error}");
+        eprintln!("warning: the active release is not compared with: {}", with_causes(&error));
         None
     });
     let verdict = judge(&fitted, active, &history, n_threads);

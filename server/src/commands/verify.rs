@@ -1,5 +1,6 @@
 //! `cascade verify-features`: the log replayed, against the state that a server left.
 
+use anyhow::Context;
 use engine::config::Config;
 use engine::state::{State, read_snapshot};
 use featurestore::log::{EventLog, Position};
@@ -25,11 +26,8 @@ impl Verify {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
         let release = workspace.shelf.open(&workspace.shelf.active()?)?;
-        let live = read_snapshot(&workspace.config.data_dir, &release).map_err(|error| {
-            anyhow::anyhow!(
-                "there is no live state to compare with: {error}; a server leaves one when it ends"
-            )
-        })?;
+        let live = read_snapshot(&workspace.config.data_dir, &release)
+            .context("there is no live state to compare with (a server leaves one when it ends)")?;
         let mut replayed = State::empty(&release);
         let reader = EventLog::reader(&workspace.log_dir(), Position::START)?;
         replayed.follow_until(reader, live.position())?;

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::pool::block;
 use super::problem::Problem;
 use super::state::Engine;
+use crate::causes::with_causes;
 
 /// One release of the list.
 #[derive(Serialize)]
@@ -34,7 +35,7 @@ impl From<Result<Manifest, OpenReleaseError>> for Content {
             Ok(Manifest { data, features, seed, metrics, .. }) => {
                 Self::Manifest { data, n_features: features.len(), seed, metrics }
             }
-            Err(error) => Self::Damaged { error: error.to_string() },
+            Err(error) => Self::Damaged { error: with_causes(&error) },
         }
     }
 }
@@ -42,7 +43,7 @@ impl From<Result<Manifest, OpenReleaseError>> for Content {
 /// `GET /v1/releases`: those on the shelf, by name.
 pub(super) async fn list(engine: web::Data<Engine>) -> Result<HttpResponse, Problem> {
     let listed = block(move || engine.releases()).await?;
-    let (active, releases) = listed.map_err(|error| Problem::internal(error.to_string()))?;
+    let (active, releases) = listed.map_err(|error| Problem::internal(with_causes(&error)))?;
     let listed = |(id, manifest): (String, Result<_, _>)| Listed {
         active: id == active,
         id,

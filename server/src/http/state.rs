@@ -24,6 +24,7 @@ use super::impressions::ImpressionLog;
 use super::metrics::Metrics;
 use super::pool::Pool;
 use super::problem::Problem;
+use crate::causes::with_causes;
 
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
@@ -96,7 +97,7 @@ impl From<ScanError> for ActivateError {
 
 impl From<ActivateError> for Problem {
     fn from(error: ActivateError) -> Self {
-        let detail = error.to_string();
+        let detail = with_causes(&error);
         match error {
             ActivateError::Shelf(ShelfError::Unknown { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_release", detail)
@@ -115,26 +116,19 @@ pub(super) enum IngestError {
     #[error("the server is not ready")]
     NotReady,
     /// The log refused them.
-    #[error("{error}{}", source_of(.error))]
-    Append {
-        /// Why.
-        error: AppendError,
-    },
-}
-
-fn source_of(error: &AppendError) -> String {
-    std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"))
+    #[error(transparent)]
+    Append(#[from] AppendError),
 }
 
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
-        let detail = error.to_string();
+        let detail = with_causes(&error);
         match error {
             IngestError::NotReady => Self::not_ready(detail),
-            IngestError::Append { error: AppendError::Write { .. } } => {
+            IngestError::Append(AppendError::Write { .. }) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "log_not_writable", detail)
             }
-            IngestError::Append { .. } => Self::internal(detail),
+            IngestError::Append(_) => Self::internal(detail),
         }
     }
 }
@@ -179,7 +173,7 @@ impl Engine {
         let release = Arc::new(self.shelf.open(&id)?);
         let opened = open_store(&self.config.data_dir, &release)?;
         if let Some(refused) = &opened.refused {
-            eprintln!("the state is folded from the whole log: {refused}");
+            eprintln!("the state is folded from the whole log: {}", with_causes(refused));
         }
         eprintln!("release {id}: {} records of the log were folded", opened.n_records);
         let pipeline = Arc::new(Pipeline::new(release, opened.state.store().clone()));
@@ -245,8 +239,7 @@ impl Engine {
     pub(super) fn ingest(&self, events: &[NamedEvent]) -> Result<Vec<Outcome>, IngestError> {
         let mut ingest = self.lock_ingest();
         let Some(Ingest { log, state }) = &mut *ingest else { return Err(IngestError::NotReady) };
-        let appended = log.append_events(events);
-        let outcomes = appended.map_err(|error| IngestError::Append { error })?;
+        let outcomes = log.append_events(events)?;
         let accepted = events.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Accepted);
         state.apply_events(accepted.map(|(event, _)| event), log.position());
         Ok(outcomes)
@@ -390,7 +383,7 @@ impl Engine {
             if let Some(ingest) = &mut *self.lock_ingest()
                 && let Err(error) = ingest.log.sync()
             {
-                eprintln!("error: {error}{}", source_of(&error));
+                eprintln!("error: {}", with_causes(&error));
                 return;
             }
         }
