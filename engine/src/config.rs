@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::defaults;
 use crate::embedding_import::EmbeddingImport;
+use crate::keys::{self, ApiKey};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,8 +160,8 @@ pub struct Training {
     pub max_questions: usize,
     /// Negatives for each positive, 4 to 10.
     pub negatives: usize,
-    /// Share of the negatives that are taken from the top of the fused sources; the others are taken evenly from all
-    /// candidates. At .5, with 8 negatives, the gate's ndcg@10 on the grocery data was .1552; at 0, with 10, it was .2582.
+    /// Share of the negatives that are taken from the candidates that a small pilot ranker puts first; the others are
+    /// taken from the rest, and each weighs as many candidates as it stands for.
     pub hard_share: f64,
     /// Dimensions of the embedding.
     pub dim: usize,
@@ -191,7 +192,7 @@ impl Default for Training {
             min_questions: 1_500,
             max_questions: 12_000,
             negatives: 10,
-            hard_share: 0.0,
+            hard_share: 0.8,
             dim: 64,
             embedding_epochs: 12,
             embedding_alpha: 0.1,
@@ -290,12 +291,15 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Requests that may wait for a thread; further ones are refused with 429.
     pub queue: usize,
-    /// Largest body of `/v1/recommend` in bytes.
+    /// Largest body of a request for a list, or of one item or user, in bytes.
     pub max_body_bytes: usize,
-    /// Largest body of `/v1/events` in bytes.
+    /// Largest body of `/v1/events`, and of many items or users, in bytes.
     pub max_events_bytes: usize,
     /// Impressions are kept for so long.
     pub keep_impressions: Span,
+    /// Who may do what; without any, only this machine is listened to.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<ApiKey>,
 }
 
 impl Default for ServerConfig {
@@ -308,6 +312,7 @@ impl Default for ServerConfig {
             max_body_bytes: 64 * 1024,
             max_events_bytes: 4 * 1024 * 1024,
             keep_impressions: Span::days(30),
+            keys: Vec::new(),
         }
     }
 }
@@ -516,6 +521,9 @@ impl Config {
                 let key = format!("training.embedding_import.{key}");
                 value(&key, format!("{:?}", file.display().to_string()), reason)
             })?;
+        }
+        if let Some((key, found, reason)) = keys::fault(&self.server.keys) {
+            return Err(value(&key, found, reason));
         }
         self.check_scenarios(&value)?;
         self.check_features(path)

@@ -6,6 +6,7 @@
 pub mod config;
 mod defaults;
 pub mod embedding_import;
+pub mod keys;
 
 pub mod pipeline;
 mod slate;

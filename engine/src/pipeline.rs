@@ -1,6 +1,11 @@
 //! The one place where the stages meet: retrieve, rank, re-rank. The server, the nightly batch and the evaluation all
-//! call [`Pipeline::recommend`].
+//! call [`Pipeline::recommend`]; lists that are not made for a placement are in `lists`.
 
+mod lists;
+
+pub use lists::Listing;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +18,7 @@ use featurestore::{EmbeddedStore, ItemId, Scored, Timestamp, UserId, keep_best};
 use ranking::ranker::Ranker;
 use ranking::value::ValueModel;
 use reranking::{Lookup, Reranked, Rules, rerank};
-use retrieval::merge::{Candidates, merge};
+use retrieval::merge::{Candidates, SourceList, merge};
 use retrieval::sources::{Ask, SourceScratch};
 use rustc_hash::FxHashSet;
 
@@ -241,27 +246,49 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Vec<usize> {
         self.read_refused(scenario, query, user, &mut scratch.refused);
-        let refused = &scratch.refused;
-        let accept = |item: ItemId| !refused.contains(&item);
-        let ask = Ask {
+        let Scratch { refused, sources, candidates, .. } = scratch;
+        let lists = self.propose(scenario, query, user, &|item| !refused.contains(&item), sources);
+        *candidates = merge(&lists, scenario.candidates);
+        let available = self.available(&candidates.items, query.now);
+        candidates.retain(|i| available[i]);
+        lists.iter().map(|list| list.items.len()).collect()
+    }
+
+    /// What every source of `scenario` proposes; nothing that `accept` refuses.
+    fn propose(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        user: &UserView,
+        accept: &dyn Fn(ItemId) -> bool,
+        scratch: &mut SourceScratch,
+    ) -> Vec<SourceList> {
+        let ask = self.ask(query, user, accept);
+        ask.prepare(scratch);
+        scenario.sources.iter().map(|source| ask.list(source, scratch)).collect()
+    }
+
+    fn ask<'a>(
+        &'a self,
+        query: &Query,
+        user: &'a UserView,
+        accept: &'a dyn Fn(ItemId) -> bool,
+    ) -> Ask<'a> {
+        Ask {
             models: &self.release.models,
             store: &self.store,
             user_id: query.user,
             user,
             weights: &self.release.weights,
             now: query.now,
-            accept: &accept,
-        };
-        ask.prepare(&mut scratch.sources);
-        let lists: Vec<_> =
-            scenario.sources.iter().map(|source| ask.list(source, &mut scratch.sources)).collect();
-        scratch.candidates = merge(&lists, scenario.candidates);
-        let items = &scratch.candidates.items;
-        let available: Vec<bool> = self.store.view(|view| {
-            items.iter().map(|item| view.items().is_available(item.0, query.now)).collect()
-        });
-        scratch.candidates.retain(|i| available[i]);
-        lists.iter().map(|list| list.items.len()).collect()
+            accept,
+        }
+    }
+
+    /// Which of `items` may be shown at all at `now`.
+    fn available(&self, items: &[ItemId], now: Timestamp) -> Vec<bool> {
+        self.store
+            .view(|view| items.iter().map(|item| view.items().is_available(item.0, now)).collect())
     }
 
     /// The items that the request or the user's history keeps out.
@@ -341,11 +368,15 @@ impl Pipeline {
 
     /// A hundred to tens: the rules of the scenario.
     fn rerank(&self, scenario: &ScenarioPlan, query: &Query, scratch: &Scratch) -> Reranked {
-        let (rules, ranked) = (&self.rules[&scenario.name], &scratch.ranked);
+        let ranked = &scratch.ranked;
+        let mut rules = Cow::Borrowed(&self.rules[&scenario.name]);
+        if rules.diversity != scenario.rerank.diversity {
+            rules.to_mut().diversity = scenario.rerank.diversity;
+        }
         let accept = |item: ItemId| !scratch.refused.contains(&item);
         let columns =
-            SlateColumns::read(&self.release, &self.store, rules, query.now, ranked, accept);
-        columns.slate(ranked, query.now, |slate| rerank(slate, rules, query.n, query.seed))
+            SlateColumns::read(&self.release, &self.store, &rules, query.now, ranked, accept);
+        columns.slate(ranked, query.now, |slate| rerank(slate, &rules, query.n, query.seed))
     }
 
     fn compute_features(

@@ -342,11 +342,12 @@ impl Release {
         write_file(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&self.manifest)?)
     }
 
-    /// The configuration without the paths of the machine that it was trained on.
+    /// The configuration without the paths of the machine that it was trained on, and without its keys.
     fn portable_config(&self) -> Config {
         let mut config = self.config.clone();
         let import = &mut config.training.embedding_import;
         *import = import.as_ref().map(EmbeddingImport::portable);
+        config.server.keys.clear();
         Config { data_dir: "cascade-data".into(), import: ImportMaps::default(), ..config }
     }
 

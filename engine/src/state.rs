@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::release::{Release, names_digest};
 
 /// The format of snapshots; one of another format is not used.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 const SNAPSHOT: &str = "snapshot.bin";
 const MAGIC: &[u8; 8] = b"CASCSNAP";
@@ -270,6 +270,12 @@ impl State {
         position: Position,
     ) {
         events.for_each(|event| self.apply_event(event));
+        self.position = position;
+    }
+
+    /// Folds `records`, which were appended to the log just now, so that it ends at `position`.
+    pub fn apply_records(&mut self, records: &[Record], position: Position) {
+        records.iter().for_each(|record| self.apply(record));
         self.position = position;
     }
 

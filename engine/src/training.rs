@@ -143,6 +143,13 @@ pub struct Trainer<'a> {
 /// Fewest questions from which a ranker is trained or judged.
 pub const MIN_QUESTIONS: usize = 30;
 
+/// Questions that the pilot ranker learns from.
+const PILOT_QUESTIONS: usize = 2_000;
+
+/// Most questions that the number of trees is chosen by: with all of their candidates, so that the choice is made by
+/// what is shown, they are a million rows.
+const MAX_HELD_OUT: usize = 1_000;
+
 impl Trainer<'_> {
     /// Fits retrieval and ranker on everything before the gate.
     ///
@@ -162,7 +169,8 @@ impl Trainer<'_> {
             calibration: None,
             objectives: BTreeMap::new(),
         });
-        let (train, validation) = self.groups(&base, &windows, progress)?;
+        let pilot = self.pilot(&base, &windows, progress)?;
+        let (train, validation) = self.groups(&base, &pilot, &windows, progress)?;
         progress(Progress::Stage(format!(
             "ranker: {} rows of {} questions, {} features",
             train.n_rows(),
@@ -380,39 +388,40 @@ impl Trainer<'_> {
     fn groups(
         &self,
         base: &Arc<Release>,
+        pilot: &Ranker,
         windows: &Windows,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<(Groups, Groups), TrainError> {
         let mut train = self.questions(windows.labels, windows.early_stop);
         let mut validation = self.questions(windows.early_stop, windows.gate);
         thin(&mut train, self.config.training.max_questions);
-        thin(&mut validation, self.config.training.max_questions / 3);
+        thin(&mut validation, MAX_HELD_OUT);
         let n_train = train.len();
         train.append(&mut validation);
         progress(Progress::Stage(format!("replay: {} questions", train.len())));
         let rows = ask_in_replay(base, self.history, &train, 0, self.n_threads, |asked| {
-            let sample = self.sample(asked);
-            (sample.features, sample.labels)
+            let learning = asked.question.time < windows.early_stop;
+            let sampling = if learning { self.sampling() } else { NegativeSampling::all() };
+            self.sample(asked, Some(pilot), sampling)
         });
         let names: Vec<String> = base.features.iter().map(|feature| feature.name.clone()).collect();
         let (mut groups, mut held_out) = (Groups::new(names.clone()), Groups::new(names));
-        for (i, (rows, labels)) in rows.into_iter().enumerate() {
+        for (i, sample) in rows.into_iter().enumerate() {
             let groups = if i < n_train { &mut groups } else { &mut held_out };
-            if !labels.is_empty() {
-                groups.push_group(&rows, &labels);
-            }
+            groups.push_weighted_group(&sample.features, &sample.labels, &sample.weights);
         }
         for (what, groups) in [("to learn from", &groups), ("to stop early", &held_out)] {
             if groups.n_groups() < MIN_QUESTIONS {
-                let n = groups.n_groups();
-                return Err(TrainError::TooFew {
-                    n_events: self.history.events.len(),
-                    n_questions: train.len(),
-                    reason: format!("retrieval found an answer to only {n} of them {what}"),
-                });
+                return Err(self.too_few_answers(groups.n_groups(), train.len(), what));
             }
         }
         Ok((groups, held_out))
+    }
+
+    fn too_few_answers(&self, n: usize, n_questions: usize, what: &str) -> TrainError {
+        let n_events = self.history.events.len();
+        let reason = format!("retrieval found an answer to only {n} of them {what}");
+        TrainError::TooFew { n_events, n_questions, reason }
     }
 
     /// What the scores of `ranker` mean, by the questions that its trees were chosen by.
@@ -429,27 +438,73 @@ impl Trainer<'_> {
         Ok(calibrate(base, ranker, self.history, &questions, self.n_threads)?)
     }
 
-    /// The sampled rows of one question; none if no candidate is relevant.
-    fn sample(&self, asked: &mut Asked<'_>) -> Sample {
+    /// The sampling of the negatives that a ranker learns from.
+    fn sampling(&self) -> NegativeSampling {
+        let Training { negatives, hard_share, .. } = self.config.training;
+        NegativeSampling {
+            per_positive: negatives as u32,
+            hard_share,
+            ..NegativeSampling::default()
+        }
+    }
+
+    /// A small ranker, only good enough to tell which negatives are hard.
+    fn pilot(
+        &self,
+        base: &Arc<Release>,
+        windows: &Windows,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Ranker, TrainError> {
+        let mut questions = self.questions(windows.labels, windows.early_stop);
+        thin(&mut questions, PILOT_QUESTIONS);
+        progress(Progress::Stage(format!("pilot ranker: {} questions", questions.len())));
+        let samples = ask_in_replay(base, self.history, &questions, 0, self.n_threads, |asked| {
+            self.sample(asked, None, self.sampling())
+        });
+        let names = base.features.iter().map(|feature| feature.name.clone()).collect();
+        let mut groups = Groups::new(names);
+        for sample in samples {
+            groups.push_weighted_group(&sample.features, &sample.labels, &sample.weights);
+        }
+        if groups.n_groups() < MIN_QUESTIONS {
+            return Err(self.too_few_answers(groups.n_groups(), questions.len(), "to learn from"));
+        }
+        let config = LightGbmConfig {
+            n_trees: 60,
+            learning_rate: 0.1,
+            early_stopping_rounds: None,
+            ..self.ranker_config(&base.layout)
+        };
+        Ok(Ranker::Forest(lightgbm::fit(&groups, None, &config, &mut |_| {})?.forest()?))
+    }
+
+    /// The sampled rows of one question; none if no candidate is relevant. Negatives are hard that `pilot` ranks high,
+    /// or without one, the fused sources.
+    fn sample(
+        &self,
+        asked: &mut Asked<'_>,
+        pilot: Option<&Ranker>,
+        sampling: NegativeSampling,
+    ) -> Sample {
         asked.pipeline.candidates(asked.scenario, &asked.query, asked.scratch);
         let candidates = &asked.scratch.candidates;
         let gains: FxHashMap<ItemId, u8> = asked.question.relevant.iter().copied().collect();
         let label = |item: &ItemId| f32::from(gains.get(item).copied().unwrap_or(0));
         let labels: Vec<f32> = candidates.items.iter().map(label).collect();
-        let sampling = NegativeSampling {
-            per_positive: self.config.training.negatives as u32,
-            hard_share: self.config.training.hard_share,
-            ..NegativeSampling::default()
-        };
-        let seed = asked.query.seed;
-        let kept = sample_rows(&labels, &fused_ranks(&candidates.fused()), &sampling, seed);
+        let mut scores = Vec::new();
+        match pilot {
+            Some(pilot) => pilot.score(&asked.scratch.columns, labels.len(), None, &mut scores),
+            None => scores = candidates.fused(),
+        }
+        let kept = sample_rows(&labels, &ranks(&scores), &sampling, asked.query.seed);
         let (n, columns) = (candidates.items.len(), &asked.scratch.columns);
         let n_features = columns.len() / n.max(1);
         let row = |i: usize| (0..n_features).map(move |feature| columns[feature * n + i]);
         Sample {
-            items: kept.iter().map(|i| candidates.items[*i]).collect(),
-            features: kept.iter().flat_map(|i| row(*i)).collect(),
-            labels: kept.iter().map(|i| labels[*i]).collect(),
+            items: kept.iter().map(|s| candidates.items[s.row]).collect(),
+            features: kept.iter().flat_map(|s| row(s.row)).collect(),
+            labels: kept.iter().map(|s| labels[s.row]).collect(),
+            weights: kept.iter().map(|s| s.weight).collect(),
         }
     }
 }
@@ -461,13 +516,15 @@ struct Sample {
     features: Vec<f32>,
     /// `[n_rows]`, gain levels.
     labels: Vec<f32>,
+    /// `[n_rows]`, how many candidates each row stands for.
+    weights: Vec<f32>,
 }
 
-/// Rank of each candidate, from 0, in the order of the fused scores; ties go to the earlier one.
-fn fused_ranks(fused: &[f32]) -> Vec<u32> {
-    let mut order: Vec<usize> = (0..fused.len()).collect();
-    order.sort_by(|a, b| fused[*b].total_cmp(&fused[*a]));
-    let mut ranks = vec![0; fused.len()];
+/// Rank of each candidate, from 0, in the order of the scores; ties go to the earlier one.
+fn ranks(scores: &[f32]) -> Vec<u32> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let mut ranks = vec![0; scores.len()];
     for (rank, i) in order.into_iter().enumerate() {
         ranks[i] = rank as u32;
     }
@@ -509,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn the_best_fused_score_has_rank_0() {
-        assert_eq!(fused_ranks(&[0.1, 0.3, 0.2, 0.3]), [3, 0, 2, 1]);
+    fn the_best_score_has_rank_0() {
+        assert_eq!(ranks(&[0.1, 0.3, 0.2, 0.3]), [3, 0, 2, 1]);
     }
 }

@@ -197,6 +197,8 @@ pub struct Entities {
     published: Vec<Timestamp>,
     expires: Vec<Timestamp>,
     hidden: Vec<bool>,
+    /// Whether it was deleted, and not put again.
+    gone: Vec<bool>,
     /// Those whose publication was set since [`take_published`](Self::take_published), with the time before.
     #[serde(skip)]
     newly_published: Vec<(u32, Timestamp)>,
@@ -220,6 +222,7 @@ impl Entities {
             self.published.resize(n, Timestamp::MIN);
             self.expires.resize(n, Timestamp::MAX);
             self.hidden.resize(n, false);
+            self.gone.resize(n, false);
         }
         id
     }
@@ -230,6 +233,13 @@ impl Entities {
         for ((name, kind), column) in self.fields.iter().zip(&mut self.columns) {
             column.set(id, *kind, fields.get(name.as_str()).unwrap_or(&Value::Null));
         }
+        self.gone[id as usize] = false;
+    }
+
+    /// Forgets the fields of `id`, which is not available until it is put again. Its number stays its own.
+    pub fn delete(&mut self, id: u32) {
+        self.put(id, &Fields::new());
+        self.gone[id as usize] = true;
     }
 
     /// Sets from when until when `id` may be shown, and whether at all.
@@ -257,6 +267,7 @@ impl Entities {
         let i = id as usize;
         i < self.hidden.len()
             && !self.hidden[i]
+            && !self.gone[i]
             && self.published[i] <= now
             && now < self.expires[i]
     }
@@ -264,6 +275,21 @@ impl Entities {
     /// When `id` was published, if that was given.
     pub fn published(&self, id: u32) -> Option<Timestamp> {
         self.published.get(id as usize).copied().filter(|time| *time != Timestamp::MIN)
+    }
+
+    /// From when on `id` is not shown any more, if that was given.
+    pub fn expires(&self, id: u32) -> Option<Timestamp> {
+        self.expires.get(id as usize).copied().filter(|time| *time != Timestamp::MAX)
+    }
+
+    /// Whether `id` was put as hidden.
+    pub fn is_hidden(&self, id: u32) -> bool {
+        self.hidden.get(id as usize).is_some_and(|hidden| *hidden)
+    }
+
+    /// Whether `id` was deleted, and not put again.
+    pub fn is_gone(&self, id: u32) -> bool {
+        self.gone.get(id as usize).is_some_and(|gone| *gone)
     }
 
     /// Names and their dense ids.
@@ -357,5 +383,17 @@ mod tests {
         assert_eq!(shown, [false, true, true, false]);
         items.put_availability(id, None, None, true);
         assert!(!items.is_available(id, Timestamp(15)));
+    }
+
+    #[test]
+    fn what_was_deleted_is_gone_until_it_is_put_again() {
+        let mut items = entities();
+        let id = items.intern("a");
+        items.put(id, &[("price".into(), Value::Number(2.5))].into());
+        items.delete(id);
+        assert!(items.is_gone(id) && !items.is_available(id, Timestamp(0)));
+        assert_eq!((items.fields_of(id), items.intern("a")), (Fields::new(), id));
+        items.put(id, &Fields::new());
+        assert!(!items.is_gone(id) && items.is_available(id, Timestamp(0)));
     }
 }

@@ -105,12 +105,12 @@ pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
         }
         Record::DeleteItem { id } => {
             let id = items.intern(id);
-            items.put(id, &Default::default());
+            items.delete(id);
             items.put_availability(id, None, None, true);
         }
         Record::DeleteUser { id } => {
             let id = users.intern(id);
-            users.put(id, &Default::default());
+            users.delete(id);
         }
     }
 }

@@ -175,11 +175,18 @@ impl EmbeddedStore {
     /// Changes the catalogue. `change` gets items and users.
     pub fn put<R>(&self, change: impl FnOnce(&mut Entities, &mut Entities) -> R) -> R {
         let mut state = self.write();
-        let State { items, users, newest, .. } = &mut *state;
+        let State { items, users, newest, item_records, .. } = &mut *state;
         let result = change(items, users);
+        let layout = &self.plan.item;
         for (id, before) in items.take_published() {
-            newest.remove(&(before, ItemId(id)));
-            newest.extend(items.published(id).map(|time| (time, ItemId(id))));
+            let (item, start) = (ItemId(id), id as usize * layout.width());
+            let record = item_records.get(start..start + layout.width());
+            let first = record.and_then(|record| layout.find(FIRST, record));
+            let first = first.filter(|time| !time.is_nan()).map(|time| Timestamp(time as i64));
+            // Without a time of publication, an item is as new as its first event.
+            let was = if before == Timestamp::MIN { first } else { Some(before) };
+            was.map(|time| newest.remove(&(time, item)));
+            newest.extend(items.published(id).or(first).map(|time| (time, item)));
         }
         result
     }

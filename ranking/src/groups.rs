@@ -91,18 +91,29 @@ impl Groups {
     /// # Panics
     /// If `rows` has another length.
     pub fn push_group(&mut self, rows: &[f32], labels: &[f32]) {
+        self.push_weighted_group(rows, labels, &vec![1.0; labels.len()]);
+    }
+
+    /// Adds one group; nothing for no rows.
+    ///
+    /// `rows` is `[labels.len(), n_features]`, row-major.
+    ///
+    /// # Panics
+    /// If `rows` or `weights` has another length.
+    pub fn push_weighted_group(&mut self, rows: &[f32], labels: &[f32], weights: &[f32]) {
         assert_eq!(
             rows.len(),
             labels.len() * self.n_features,
             "a label for each row of {} features",
             self.n_features
         );
+        assert_eq!(weights.len(), labels.len(), "a weight for each row");
         if labels.is_empty() {
             return;
         }
         self.features.extend_from_slice(rows);
         self.labels.extend_from_slice(labels);
-        self.weights.resize(self.labels.len(), 1.0);
+        self.weights.extend_from_slice(weights);
         self.sizes
             .push(u32::try_from(labels.len()).expect("a request has fewer than 2^32 candidates"));
     }
@@ -210,9 +221,10 @@ impl Groups {
 
 /// Which negatives of a request are trained on.
 ///
-/// All of them would be mostly easy ones, and a hundred for each positive. A part is taken from the
-/// top of the first stage, where a mistake is seen; the rest is uniform, so that the ranker also
-/// knows what a poor candidate looks like.
+/// All of them would be mostly easy ones, and a hundred for each positive. The negatives are divided into a hard part,
+/// which the first stage ranked best and where a mistake is seen, and an easy part. Each part is sampled evenly, the
+/// hard one more densely, and a sampled row weighs as many rows as it stands for: without the weights a ranker would
+/// learn that what the first stage ranks best is less often wanted than it is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NegativeSampling {
@@ -220,18 +232,39 @@ pub struct NegativeSampling {
     pub per_positive: u32,
     /// At least so many in a group.
     pub min: u32,
-    /// The part of them that the first stage ranked best, in `[0, 1]`.
+    /// At most so many in a group.
+    pub max: u32,
+    /// The part of the sample that is taken from the hard negatives, in `[0, 1]`.
     pub hard_share: f64,
+    /// The part of a request's negatives that is hard, in `[0, 1]`.
+    pub hard_part: f64,
 }
 
 impl Default for NegativeSampling {
     fn default() -> Self {
-        Self { per_positive: 8, min: 16, hard_share: 0.5 }
+        Self { per_positive: 10, min: 30, max: 5_000, hard_share: 0.8, hard_part: 0.15 }
     }
 }
 
-/// The rows of one request to train on: every positive and some negatives, sorted; none if there is
-/// no positive.
+impl NegativeSampling {
+    /// Every negative, unless they are too many for one group.
+    pub fn all() -> Self {
+        let per_positive = u32::MAX;
+        Self { per_positive, hard_share: 0.0, hard_part: 0.0, ..Self::default() }
+    }
+}
+
+/// A row that is trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampledRow {
+    /// Its place among the rows of its request.
+    pub row: usize,
+    /// How many rows it stands for; 1 for a positive.
+    pub weight: f32,
+}
+
+/// The rows of one request to train on: every positive and some negatives, in their order; none if there is no
+/// positive.
 ///
 /// `first_stage_rank` says where retrieval put each row, 0 being the best; ties go to the lower
 /// row. Same seed, same rows. Cost: O(n log n).
@@ -243,31 +276,40 @@ pub fn sample_rows(
     first_stage_rank: &[u32],
     sampling: &NegativeSampling,
     seed: u64,
-) -> Vec<usize> {
+) -> Vec<SampledRow> {
     assert_eq!(labels.len(), first_stage_rank.len(), "a rank for each row");
-    let (mut rows, mut negatives): (Vec<usize>, Vec<usize>) =
+    let (positives, mut negatives): (Vec<usize>, Vec<usize>) =
         (0..labels.len()).partition(|&row| labels[row] > 0.0);
-    if rows.is_empty() {
-        return rows;
+    if positives.is_empty() {
+        return Vec::new();
     }
-    let wanted =
-        rows.len().saturating_mul(sampling.per_positive as usize).max(sampling.min as usize);
-    let n_negatives = wanted.min(negatives.len());
-    let n_hard = (n_negatives as f64 * sampling.hard_share.clamp(0.0, 1.0)).round() as usize;
+    let wanted = positives.len().saturating_mul(sampling.per_positive as usize);
+    let wanted = wanted.max(sampling.min as usize).min(sampling.max as usize).min(negatives.len());
+    let part = |n: usize, share: f64| (n as f64 * share.clamp(0.0, 1.0)).round() as usize;
     negatives.sort_by_key(|&row| (first_stage_rank[row], row));
-    shuffle_head(&mut negatives[n_hard..], n_negatives - n_hard, seed);
-    rows.extend_from_slice(&negatives[..n_negatives]);
-    rows.sort_unstable();
+    let hardest = part(negatives.len(), sampling.hard_part);
+    let (hard, easy) = negatives.split_at_mut(hardest);
+    // What one part does not have, the other one gives.
+    let n_hard =
+        part(wanted, sampling.hard_share).min(hard.len()).max(wanted.saturating_sub(easy.len()));
+    let mut rows: Vec<SampledRow> =
+        positives.into_iter().map(|row| SampledRow { row, weight: 1.0 }).collect();
+    let mut state = seed;
+    for (part, n) in [(hard, n_hard), (easy, wanted - n_hard)] {
+        shuffle_head(part, n, &mut state);
+        let weight = part.len() as f32 / n as f32;
+        rows.extend(part[..n].iter().map(|&row| SampledRow { row, weight }));
+    }
+    rows.sort_unstable_by_key(|sampled| sampled.row);
     rows
 }
 
 /// Moves a uniform sample of `n` rows to the front: Fisher and Yates, stopped early.
-fn shuffle_head(rows: &mut [usize], n: usize, seed: u64) {
-    let mut state = seed;
+fn shuffle_head(rows: &mut [usize], n: usize, state: &mut u64) {
     for place in 0..n {
         // The high half of a product is uniform enough for fewer than 2^32 rows.
         let below = (rows.len() - place) as u128;
-        let offset = (u128::from(splitmix(&mut state)) * below) >> 64;
+        let offset = (u128::from(splitmix(state)) * below) >> 64;
         rows.swap(place, place + offset as usize);
     }
 }
@@ -287,7 +329,7 @@ mod tests {
     use super::*;
 
     const SAMPLING: NegativeSampling =
-        NegativeSampling { per_positive: 4, min: 0, hard_share: 0.5 };
+        NegativeSampling { per_positive: 4, min: 0, max: 100, hard_share: 0.5, hard_part: 0.1 };
 
     fn two_groups() -> Groups {
         let mut groups = Groups::new(vec!["a".into(), "b".into()]);
@@ -297,32 +339,44 @@ mod tests {
     }
 
     #[test]
-    fn sampling_keeps_positives_and_the_hardest_negatives() {
+    fn sampling_keeps_positives_and_weighs_negatives_by_what_they_stand_for() {
         let labels: Vec<f32> = (0..100).map(|row| f32::from(row % 50 == 7)).collect();
         let ranks: Vec<u32> = (0..100).rev().collect();
         let rows = sample_rows(&labels, &ranks, &SAMPLING, 3);
         assert_eq!(rows.len(), 2 + 8);
-        assert!(rows.is_sorted());
-        for row in [7, 57, 96, 97, 98, 99] {
-            assert!(
-                rows.contains(&row),
-                "{row} is a positive or one of the four best ranked: {rows:?}"
-            );
-        }
+        assert!(rows.is_sorted_by_key(|sampled| sampled.row));
+        let weights = |of: fn(usize) -> bool| {
+            rows.iter().filter(|s| of(s.row)).map(|s| s.weight).collect::<Vec<_>>()
+        };
+        // Of 98 negatives the 10 in the last rows are hard.
+        assert_eq!(weights(|row| row % 50 == 7), [1.0; 2]);
+        assert_eq!(weights(|row| row >= 90), [10.0 / 4.0; 4]);
+        assert_eq!(weights(|row| row < 90 && row % 50 != 7), [88.0 / 4.0; 4]);
         assert_eq!(rows, sample_rows(&labels, &ranks, &SAMPLING, 3));
         assert_ne!(rows, sample_rows(&labels, &ranks, &SAMPLING, 4));
     }
 
     #[test]
-    fn every_easy_negative_is_equally_likely() {
+    fn the_weights_make_a_sample_as_heavy_as_all_rows() {
+        let labels: Vec<f32> = (0..500).map(|row| f32::from(row % 97 == 3)).collect();
+        let ranks: Vec<u32> = (0..500).map(|row| row * 7 % 500).collect();
+        for sampling in [SAMPLING, NegativeSampling::default(), NegativeSampling::all()] {
+            let weight: f32 =
+                sample_rows(&labels, &ranks, &sampling, 1).iter().map(|s| s.weight).sum();
+            assert!((weight - 500.0).abs() < 1e-2, "{weight} with {sampling:?}");
+        }
+    }
+
+    #[test]
+    fn every_negative_of_a_part_is_equally_likely() {
         let mut labels = vec![0.0; 41];
         labels[0] = 1.0;
         let ranks: Vec<u32> = (0..41).collect();
         let mut seen = [0u32; 41];
-        let uniform = NegativeSampling { hard_share: 0.0, ..SAMPLING };
+        let even = NegativeSampling { hard_share: 0.0, hard_part: 0.0, ..SAMPLING };
         for seed in 0..4_000 {
-            for row in sample_rows(&labels, &ranks, &uniform, seed) {
-                seen[row] += 1;
+            for sampled in sample_rows(&labels, &ranks, &even, seed) {
+                seen[sampled.row] += 1;
             }
         }
         assert_eq!(seen[0], 4_000);
@@ -332,13 +386,21 @@ mod tests {
 
     #[test]
     fn a_group_without_a_positive_gives_no_rows() {
-        assert_eq!(sample_rows(&[0.0, 0.0], &[0, 1], &SAMPLING, 1), Vec::<usize>::new());
+        assert_eq!(sample_rows(&[0.0, 0.0], &[0, 1], &SAMPLING, 1), []);
     }
 
     #[test]
     fn a_small_group_is_kept_whole() {
-        let wide = NegativeSampling { per_positive: u32::MAX, min: 5, hard_share: 2.0 };
-        assert_eq!(sample_rows(&[0.0, 1.0, 0.0], &[0, 1, 2], &wide, 1), [0, 1, 2]);
+        let wide = NegativeSampling { per_positive: u32::MAX, hard_share: 2.0, ..SAMPLING };
+        let rows = sample_rows(&[0.0, 1.0, 0.0], &[0, 1, 2], &wide, 1);
+        assert_eq!(rows, [0, 1, 2].map(|row| SampledRow { row, weight: 1.0 }));
+    }
+
+    #[test]
+    fn a_group_has_at_most_so_many_negatives() {
+        let labels: Vec<f32> = (0..300).map(|row| f32::from(row < 100)).collect();
+        let ranks: Vec<u32> = (0..300).collect();
+        assert_eq!(sample_rows(&labels, &ranks, &SAMPLING, 1).len(), 200);
     }
 
     #[test]

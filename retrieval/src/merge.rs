@@ -36,21 +36,7 @@ pub struct Candidates {
 /// quota included. Cost: O(items in all lists).
 pub fn merge(lists: &[SourceList], limit: usize) -> Candidates {
     let (items, places) = take_in_turn(lists, limit);
-    let missing = vec![f32::NAN; lists.len() * items.len()];
-    let mut candidates =
-        Candidates { items, scores: missing.clone(), ranks: missing, n_sources: lists.len() };
-    let n = candidates.len();
-    for (source, list) in lists.iter().enumerate() {
-        for (position, proposed) in list.items.iter().enumerate() {
-            let Some(place) = places.get(&proposed.item) else { continue };
-            let at = source * n + place;
-            if candidates.ranks[at].is_nan() {
-                candidates.scores[at] = proposed.score;
-                candidates.ranks[at] = (position + 1) as f32;
-            }
-        }
-    }
-    candidates
+    Candidates::placed(items, &places, lists)
 }
 
 /// The items that become candidates, and the place of each.
@@ -76,6 +62,31 @@ fn take_in_turn(lists: &[SourceList], limit: usize) -> (Vec<ItemId>, FxHashMap<I
 }
 
 impl Candidates {
+    /// `items` as candidates, in their order, whether or not one of `lists` proposes them. Each comes at most once.
+    pub fn given(items: Vec<ItemId>, lists: &[SourceList]) -> Self {
+        let places = items.iter().enumerate().map(|(place, item)| (*item, place)).collect();
+        Self::placed(items, &places, lists)
+    }
+
+    /// `items`, each in its place, with the scores and ranks that `lists` give them.
+    fn placed(items: Vec<ItemId>, places: &FxHashMap<ItemId, usize>, lists: &[SourceList]) -> Self {
+        let missing = vec![f32::NAN; lists.len() * items.len()];
+        let mut candidates =
+            Self { items, scores: missing.clone(), ranks: missing, n_sources: lists.len() };
+        let n = candidates.len();
+        for (source, list) in lists.iter().enumerate() {
+            for (position, proposed) in list.items.iter().enumerate() {
+                let Some(place) = places.get(&proposed.item) else { continue };
+                let at = source * n + place;
+                if candidates.ranks[at].is_nan() {
+                    candidates.scores[at] = proposed.score;
+                    candidates.ranks[at] = (position + 1) as f32;
+                }
+            }
+        }
+        candidates
+    }
+
     /// How many candidates there are.
     pub fn len(&self) -> usize {
         self.items.len()
@@ -216,6 +227,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn given_items_are_candidates_also_where_nothing_proposes_them() {
+        let scored = |item, score| Scored { item: ItemId(item), score };
+        let list = SourceList { items: vec![scored(7, 3.0), scored(8, 2.0)], quota: 1 };
+        let given = Candidates::given(vec![ItemId(9), ItemId(8)], &[list]);
+        assert_eq!(given.items, [ItemId(9), ItemId(8)]);
+        assert!(given.scores[0].is_nan() && given.ranks[0].is_nan());
+        assert_eq!((given.scores[1], given.ranks[1]), (2.0, 2.0));
     }
 
     #[test]

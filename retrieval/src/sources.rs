@@ -121,6 +121,10 @@ fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 pub struct Source {
     /// What features and reports call it.
     pub name: String,
+    /// What it is.
+    pub kind: SourceKind,
+    /// Half-life of its counts, if one was given.
+    pub half_life: Option<Span>,
     /// How many items it may propose.
     pub n: usize,
     how: How,
@@ -146,9 +150,9 @@ impl Source {
         let half_life = entry.half_life.unwrap_or(DEFAULT_HALF_LIFE);
         let event = entry.event.as_deref();
         let how = match entry.kind {
-            SourceKind::Embedding => How::Embedding,
-            SourceKind::ItemItem if entry.by == Some(SimilarityBy::Cosine) => How::Cosine,
-            SourceKind::ItemItem => How::CoVisitation,
+            SourceKind::Embedding | SourceKind::ItemItem | SourceKind::NewItems => {
+                return Self::without_counts(entry);
+            }
             SourceKind::OwnHistory => How::OwnHistory(plan.user_item_count(event, Some(half_life))),
             SourceKind::Popular | SourceKind::Trending => {
                 How::Board(plan.board(event, half_life, None))
@@ -162,9 +166,28 @@ impl Source {
                     count,
                 }
             }
-            SourceKind::NewItems => How::Newest,
         };
-        Some(Self { name: entry.name(), n: entry.n, how })
+        Some(Self::reading(how, entry))
+    }
+
+    /// The source that `entry` describes, if it reads no counts, so that it can be asked of every store.
+    pub fn without_counts(entry: &SourceEntry) -> Option<Self> {
+        let how = match entry.kind {
+            SourceKind::Embedding => How::Embedding,
+            SourceKind::ItemItem if entry.by == Some(SimilarityBy::Cosine) => How::Cosine,
+            SourceKind::ItemItem => How::CoVisitation,
+            SourceKind::NewItems => How::Newest,
+            SourceKind::OwnHistory
+            | SourceKind::Popular
+            | SourceKind::Trending
+            | SourceKind::PopularInField => return None,
+        };
+        Some(Self::reading(how, entry))
+    }
+
+    fn reading(how: How, entry: &SourceEntry) -> Self {
+        let &SourceEntry { kind, half_life, n, .. } = entry;
+        Self { name: entry.name(), kind, half_life, n, how }
     }
 }
 
@@ -276,6 +299,22 @@ impl Ask<'_> {
     pub fn prepare(&self, scratch: &mut SourceScratch) {
         let known = |item: ItemId| item.index() < self.models.n_items();
         scratch.history.read(&self.user.state, self.store.plan(), self.weights, known);
+        self.measure(scratch);
+    }
+
+    /// Measures the similarities of `items` to all items, as if the user had done nothing else. Each comes at most once;
+    /// those that are newer than the models are left out.
+    pub fn prepare_from(&self, items: &[ItemId], scratch: &mut SourceScratch) {
+        let HistoryWeights { latest, all } = &mut scratch.history;
+        let known = items.iter().filter(|item| item.index() < self.models.n_items());
+        latest.clear();
+        latest.extend(known.map(|item| (*item, 1.0)));
+        all.clone_from(latest);
+        all.sort_unstable_by_key(|(item, _)| *item);
+        self.measure(scratch);
+    }
+
+    fn measure(&self, scratch: &mut SourceScratch) {
         score_history(
             &self.models.co_visitation,
             &scratch.history.latest,

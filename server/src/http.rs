@@ -5,10 +5,13 @@
 
 mod answer;
 mod body;
+mod catalogue;
 mod events;
 mod health;
 mod ids;
 mod impressions;
+mod keys;
+mod lists;
 mod metrics;
 mod observer;
 mod pool;
@@ -25,16 +28,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::body::BoxBody;
+use actix_web::dev::{Server, ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::signal::unix::{SignalKind, signal};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
 use anyhow::{Context, anyhow, bail};
 use engine::clock::Clock;
 use engine::config::Config;
+use engine::keys::Scope;
 use tokio::sync::oneshot;
 
+use keys::Access;
 use problem::Problem;
 use state::Engine;
 
@@ -57,7 +63,7 @@ const BLOCKING_THREADS: usize = 16;
 /// when the release is loaded.
 ///
 /// # Errors
-/// If the address is not a loopback address or cannot be taken, there is no release that can be served, or the log
+/// If the address is not a loopback address and there are no keys, or it cannot be taken, there is no release that can be served, or the log
 /// cannot be used.
 pub(crate) fn serve(
     config: &Config,
@@ -65,7 +71,7 @@ pub(crate) fn serve(
     clock: Clock,
     listening: impl FnOnce(&str),
 ) -> anyhow::Result<()> {
-    let address = loopback_address(listen)?;
+    let address = guarded_address(listen, !config.server.keys.is_empty())?;
     let engine = Arc::new(Engine::start(config, clock)?);
     rt::System::new().block_on(async {
         let (server, address) = start(engine.clone(), address)?;
@@ -75,16 +81,17 @@ pub(crate) fn serve(
     engine.close()
 }
 
-/// The address that `listen` names. There are no keys yet, so nobody but this machine may reach the server.
-fn loopback_address(listen: &str) -> anyhow::Result<SocketAddr> {
+/// The address that `listen` names. Without keys, nobody but this machine may reach the server.
+fn guarded_address(listen: &str, has_keys: bool) -> anyhow::Result<SocketAddr> {
     let addresses = listen.to_socket_addrs();
     let addresses =
         addresses.with_context(|| format!("{listen:?} is not an address with a port"))?;
     let mut addresses: Vec<SocketAddr> = addresses.collect();
-    if let Some(other) = addresses.iter().find(|address| !address.ip().is_loopback()) {
+    let open = addresses.iter().find(|address| !has_keys && !address.ip().is_loopback());
+    if let Some(open) = open {
         bail!(UsageError(format!(
-            "{listen:?} is refused: {other} is not a loopback address, and there are no API keys \
-             that would protect it; listen on 127.0.0.1 and put a proxy in front"
+            "{listen:?} is refused: {open} is not a loopback address, and there are no API keys \
+             that would protect it; write some as [[server.keys]], or listen on 127.0.0.1"
         )));
     }
     addresses.sort_by_key(SocketAddr::is_ipv6);
@@ -112,28 +119,89 @@ fn start(engine: Arc<Engine>, address: SocketAddr) -> anyhow::Result<(Server, So
 
 fn routes(config: &mut web::ServiceConfig) {
     config
+        .configure(list_routes)
         .service(
-            resource("/v1/recommend", "GET, POST")
-                .route(web::get().to(recommend::get))
-                .route(web::post().to(recommend::post)),
+            resource("/v1/events", "POST", Access::To(Scope::Events))
+                .route(web::post().to(events::post)),
         )
-        .service(resource("/v1/events", "POST").route(web::post().to(events::post)))
-        .service(resource("/v1/releases", "GET").route(web::get().to(releases::list)))
         .service(
-            resource("/v1/releases/{id}/activate", "POST")
+            resource("/v1/releases", "GET", Access::To(Scope::Admin))
+                .route(web::get().to(releases::list)),
+        )
+        .service(
+            resource("/v1/releases/{id}/activate", "POST", Access::To(Scope::Admin))
                 .route(web::post().to(releases::activate)),
         )
-        .service(resource("/health/live", "GET").route(web::get().to(health::live)))
-        .service(resource("/health/ready", "GET").route(web::get().to(health::ready)))
-        .service(resource("/metrics", "GET").route(web::get().to(health::metrics)))
+        .configure(|config| catalogue_routes(config, "/v1/items", Access::ByMethod))
+        .configure(|config| catalogue_routes(config, "/v1/users", Access::To(Scope::Admin)))
+        .service(resource("/health/live", "GET", Access::Open).route(web::get().to(health::live)))
+        .service(resource("/health/ready", "GET", Access::Open).route(web::get().to(health::ready)))
+        .service(
+            resource("/metrics", "GET", Access::To(Scope::Read))
+                .route(web::get().to(health::metrics)),
+        )
         .default_service(web::to(not_found));
 }
 
-/// The routes of `path`, to which only the methods in `allow` lead. The observer gives the error its body.
-fn resource(path: &str, allow: &'static str) -> Resource {
-    web::resource(path).default_service(web::to(move || async move {
+/// The routes that answer with lists.
+fn list_routes(config: &mut web::ServiceConfig) {
+    let read = Access::To(Scope::Read);
+    config
+        .service(
+            resource("/v1/recommend", "GET, POST", read)
+                .route(web::get().to(recommend::get))
+                .route(web::post().to(recommend::post)),
+        )
+        .service(
+            resource("/v1/recommend/batch", "POST", read).route(web::post().to(recommend::batch)),
+        )
+        .service(resource("/v1/popular", "GET", read).route(web::get().to(lists::popular)))
+        .service(resource("/v1/trending", "GET", read).route(web::get().to(lists::trending)))
+        .service(resource("/v1/latest", "GET", read).route(web::get().to(lists::latest)))
+        .service(
+            resource("/v1/items/{id}/similar", "GET", read)
+                .route(web::get().to(lists::similar_to_one)),
+        )
+        .service(resource("/v1/similar", "POST", read).route(web::post().to(lists::similar)))
+        .service(resource("/v1/rank", "POST", read).route(web::post().to(lists::rank)));
+}
+
+/// The routes of the items or users at `path`.
+fn catalogue_routes(config: &mut web::ServiceConfig, path: &str, access: Access) {
+    config
+        .service(
+            resource(path, "GET, POST", access)
+                .route(web::get().to(catalogue::list))
+                .route(web::post().to(catalogue::post)),
+        )
+        .service(
+            resource(&format!("{path}/{{id}}"), "GET, PUT, PATCH, DELETE", access)
+                .route(web::get().to(catalogue::get))
+                .route(web::put().to(catalogue::put))
+                .route(web::patch().to(catalogue::patch))
+                .route(web::delete().to(catalogue::delete)),
+        );
+}
+
+/// The routes of `path`, to which only the methods in `allow` lead, for those who have `access`. The observer gives
+/// errors their body.
+fn resource(
+    path: &str,
+    allow: &'static str,
+    access: Access,
+) -> Resource<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = Error,
+        InitError = (),
+    > + use<>,
+> {
+    let resource = web::resource(path).default_service(web::to(move || async move {
         HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, allow)).finish()
-    }))
+    }));
+    resource.wrap(from_fn(move |request, next| keys::require(access, request, next)))
 }
 
 async fn not_found(http: HttpRequest) -> Result<HttpResponse, Problem> {
@@ -184,14 +252,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_addresses_are_taken() {
+    fn only_loopback_addresses_are_taken_without_keys() {
         for listen in ["127.0.0.1:8080", "[::1]:0", "127.0.0.9:1"] {
-            assert!(loopback_address(listen).is_ok(), "{listen}");
+            assert!(guarded_address(listen, false).is_ok(), "{listen}");
         }
-        for listen in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80", "127.0.0.1", "8080"] {
-            assert!(loopback_address(listen).is_err(), "{listen}");
+        for listen in ["0.0.0.0:8080", "[::]:8080", "192.0.2.1:80"] {
+            assert!(guarded_address(listen, false).is_err(), "{listen}");
+            assert!(guarded_address(listen, true).is_ok(), "{listen}");
         }
-        let message = loopback_address("0.0.0.0:80").unwrap_err().to_string();
+        for listen in ["127.0.0.1", "8080"] {
+            assert!(guarded_address(listen, true).is_err(), "{listen}");
+        }
+        let message = guarded_address("0.0.0.0:80", false).unwrap_err().to_string();
         assert!(message.contains("no API keys"), "{message}");
     }
 }

@@ -154,14 +154,12 @@ impl Project {
 
     /// Starts the server on a free port and waits until it answers. Its clock goes on from the last event of the shop.
     pub fn serve(&self) -> Server {
-        Server::start(self.command([
-            "serve",
-            "--json",
-            "--clock",
-            "data",
-            "--listen",
-            "127.0.0.1:0",
-        ]))
+        self.serve_at("127.0.0.1:0")
+    }
+
+    /// The same at the address `listen`.
+    pub fn serve_at(&self, listen: &str) -> Server {
+        Server::start(self.command(["serve", "--json", "--clock", "data", "--listen", listen]))
     }
 
     /// Folder of the active release.

@@ -90,6 +90,46 @@ impl Server {
         self.post_text(path, "application/json", &body.to_string())
     }
 
+    /// PUT of JSON.
+    pub fn put(&self, path: &str, body: &Value) -> Answer {
+        let request = agent().put(format!("{}{path}", self.url));
+        let request = request.header("content-type", "application/json");
+        answer(request.send(body.to_string())).expect("the server answers")
+    }
+
+    /// PATCH of JSON.
+    pub fn patch(&self, path: &str, body: &Value) -> Answer {
+        let request = agent().patch(format!("{}{path}", self.url));
+        let request = request.header("content-type", "application/json");
+        answer(request.send(body.to_string())).expect("the server answers")
+    }
+
+    /// DELETE.
+    pub fn delete(&self, path: &str) -> Answer {
+        answer(agent().delete(format!("{}{path}", self.url)).call()).expect("the server answers")
+    }
+
+    /// A request with `headers` and perhaps a body of JSON.
+    ///
+    /// # Panics
+    /// If they make no request.
+    pub fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Answer {
+        let url = format!("{}{path}", self.url);
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(body).expect("it is a request");
+        answer(agent().run(request)).expect("the server answers")
+    }
+
     /// POST of `body` as it is.
     pub fn post_text(&self, path: &str, content_type: &str, body: &str) -> Answer {
         try_post(&agent(), &format!("{}{path}", self.url), content_type, body)

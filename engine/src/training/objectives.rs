@@ -6,12 +6,12 @@ use std::sync::Arc;
 use featurestore::event::EventTypeId;
 use featurestore::history::questions;
 use featurestore::{Question, Timestamp};
-use ranking::groups::Groups;
+use ranking::groups::{Groups, NegativeSampling};
 use ranking::lightgbm::{self, LightGbmConfig};
 use ranking::ranker::Ranker;
 use ranking::value::Objective;
 
-use super::{MIN_QUESTIONS, Progress, TrainError, Trainer, Windows, thin};
+use super::{MAX_HELD_OUT, MIN_QUESTIONS, Progress, TrainError, Trainer, Windows, thin};
 use crate::ask::{Asked, ask_in_replay};
 use crate::calibrate::{self, calibrate_strictly};
 use crate::release::Release;
@@ -53,10 +53,11 @@ impl Trainer<'_> {
         }
         let most = self.config.training.max_questions;
         let learn = self.questions_about(&kinds, windows.labels, windows.early_stop, most);
-        let held_out = self.questions_about(&kinds, windows.early_stop, windows.gate, most / 3);
+        let held_out = self.questions_about(&kinds, windows.early_stop, windows.gate, MAX_HELD_OUT);
         progress(Progress::Stage(format!("replay: {} questions", learn.len() + held_out.len())));
-        let mut learnt = self.objective_rows(base, &learn, &kinds);
-        let mut validation = self.objective_rows(base, &held_out, &kinds);
+        let mut learnt = self.objective_rows(base, &learn, &kinds, self.sampling());
+        let all = NegativeSampling::all();
+        let mut validation = self.objective_rows(base, &held_out, &kinds, all);
         let mut objectives = BTreeMap::new();
         for (i, event) in events.into_iter().enumerate() {
             let learnt = learnt.of(i, event, "to learn from")?;
@@ -110,21 +111,22 @@ impl Trainer<'_> {
         base: &Arc<Release>,
         questions: &[Question],
         kinds: &[EventTypeId],
+        sampling: NegativeSampling,
     ) -> Rows {
         let answer = |asked: &mut Asked<'_>| {
-            let sample = self.sample(asked);
+            let sample = self.sample(asked, None, sampling);
             let labels = kinds.iter().map(|kind| {
                 let had = asked.question.about(*kind).relevant;
                 let label = |item| f32::from(u8::from(had.iter().any(|(other, _)| other == item)));
                 sample.items.iter().map(label).collect::<Vec<f32>>()
             });
-            (labels.collect::<Vec<_>>(), sample.features)
+            (labels.collect::<Vec<_>>(), sample.features, sample.weights)
         };
         let answers = ask_in_replay(base, self.history, questions, 0, self.n_threads, answer);
         let names = base.features.iter().map(|feature| feature.name.clone()).collect();
         let mut rows = Rows { groups: Groups::new(names), labels: vec![Vec::new(); kinds.len()] };
-        for (labels, features) in answers {
-            rows.groups.push_group(&features, &labels[0]);
+        for (labels, features, weights) in answers {
+            rows.groups.push_weighted_group(&features, &labels[0], &weights);
             rows.labels.iter_mut().zip(labels).for_each(|(all, labels)| all.extend(labels));
         }
         rows

@@ -1,20 +1,21 @@
-//! What `/v1/recommend` answers, and how the pipeline's answer becomes that.
+//! What `/v1/recommend` and its like answer, and how the pipeline's answer becomes that.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::pipeline::{Answer as Outcome, Pipeline, Query, Scratch};
+use engine::pipeline::{Answer as Outcome, Listing, Pipeline, Query, Scratch};
 use engine::release::ScenarioPlan;
-use featurestore::{Timestamp, Value};
+use featurestore::{ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
 use serde::Serialize;
 
 use super::impressions::{Impression, ShownItem};
 use super::metrics::Metrics;
-use super::problem::Problem;
+use super::problem::{Fault, Problem};
 use super::reasons::{Reason, Reasons};
-use super::request::{Explain, Request};
+use super::request::{Explain, Request, resolve};
 
 /// The body of an answer.
 #[derive(Clone, Debug, Serialize)]
@@ -51,6 +52,16 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e3
 }
 
+/// An answer, and what follows from it.
+pub(super) struct Answered {
+    /// The body.
+    pub(super) answer: Answer,
+    /// What is shown by it.
+    pub(super) impression: Impression,
+    /// The items in it.
+    pub(super) shown: Vec<ItemId>,
+}
+
 impl Answer {
     /// The stages' times as the header `Server-Timing` writes them.
     pub(super) fn server_timing(&self) -> String {
@@ -59,10 +70,37 @@ impl Answer {
     }
 }
 
+/// Where the items of an answer come from.
+#[derive(Clone, Debug)]
+pub(super) enum Origin {
+    /// The sources of the placement.
+    Placement,
+    /// What goes with these items.
+    Similar(Vec<String>),
+    /// One source in its own order.
+    Listing(Listing),
+    /// The caller.
+    Given(Vec<String>),
+}
+
+impl Origin {
+    /// The items that it names.
+    fn ids(&self) -> &[String] {
+        match self {
+            Self::Similar(ids) | Self::Given(ids) => ids,
+            Self::Placement | Self::Listing(_) => &[],
+        }
+    }
+}
+
 /// A checked request with everything that its answer depends on.
 pub(super) struct Question {
     /// The request.
     pub(super) request: Request,
+    /// Where the items come from.
+    pub(super) origin: Origin,
+    /// Items to leave out besides those that the request excludes.
+    pub(super) leave_out: Vec<ItemId>,
     /// The release that answers, with its state.
     pub(super) pipeline: Arc<Pipeline>,
     /// Name of the answer.
@@ -79,16 +117,19 @@ impl Question {
     /// Asks the pipeline. Returns the answer, and what is shown by it.
     ///
     /// # Errors
-    /// If the release has no such scenario or field.
+    /// If the release has no such scenario, field or list.
     pub(super) fn answer(
-        self,
+        mut self,
         scratch: &mut Scratch,
         metrics: &Metrics,
-    ) -> Result<(Answer, Impression), Problem> {
-        let release = self.pipeline.release();
-        let scenario = self.request.scenario(release)?;
-        self.request.check_fields(release)?;
-        let (exclude, missing_ids) = self.request.excluded(&self.pipeline);
+    ) -> Result<Answered, Problem> {
+        let pipeline = self.pipeline.clone();
+        let scenario = self.plan(&pipeline)?;
+        self.request.check_fields(pipeline.release())?;
+        let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
+        let (mut exclude, unknown) = resolve(&pipeline, &self.request.exclude_ids);
+        missing_ids.extend(unknown);
+        exclude.append(&mut self.leave_out);
         let query = Query {
             user: self.request.user(&self.pipeline),
             now: self.now,
@@ -97,10 +138,17 @@ impl Question {
             seed: self.seed,
             deadline: Some(self.deadline(&scenario)),
         };
-        let outcome = self.pipeline.recommend(&scenario, &query, scratch);
+        let outcome = match &self.origin {
+            Origin::Placement => pipeline.recommend(&scenario, &query, scratch),
+            Origin::Given(_) => pipeline.rank_given(&scenario, &named, &query, scratch),
+            Origin::Similar(_) | Origin::Listing(_) => {
+                pipeline.list(&scenario, &named, &query, scratch)
+            }
+        };
         count(metrics, &scenario, &outcome);
-        let items = self.items(&scenario, &query, &outcome, scratch);
+        let items = self.items(&scenario, &query, &named, &outcome, scratch);
         let impression = self.impression(&scenario, &outcome, &items);
+        let shown = outcome.slate.shown.iter().map(|shown| shown.item).collect();
         let answer = Answer {
             recommendation_id: self.recommendation_id,
             items,
@@ -115,7 +163,33 @@ impl Question {
             },
             missing_ids,
         };
-        Ok((answer, impression))
+        Ok(Answered { answer, impression, shown })
+    }
+
+    fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
+        let listing = match &self.origin {
+            Origin::Placement | Origin::Given(_) => {
+                return self.request.scenario(pipeline.release());
+            }
+            Origin::Similar(_) => return Ok(Cow::Owned(pipeline.similar(self.request.n))),
+            Origin::Listing(listing) => *listing,
+        };
+        let plan = pipeline.listing(listing, self.request.n).map(Cow::Owned);
+        plan.ok_or_else(|| {
+            let name = listing.name();
+            let message = format!("no placement of the release has a source of kind `{name}`");
+            Problem::unprocessable("no_such_source", vec![Fault::new("", message)])
+        })
+    }
+
+    /// What impressions call the placement.
+    fn placement(&self, scenario: &ScenarioPlan) -> String {
+        match &self.origin {
+            Origin::Placement => scenario.name.clone(),
+            Origin::Similar(_) => "similar".into(),
+            Origin::Listing(listing) => listing.name().into(),
+            Origin::Given(_) => "rank".into(),
+        }
     }
 
     fn deadline(&self, scenario: &ScenarioPlan) -> Instant {
@@ -127,13 +201,19 @@ impl Question {
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
+        named: &[ItemId],
         outcome: &Outcome,
         scratch: &Scratch,
     ) -> Vec<AnsweredItem> {
+        let is_similar = matches!(self.origin, Origin::Similar(_));
+        // A list that is the same for everybody is not one for a user of whom nothing is known.
+        let is_for_user = matches!(self.origin, Origin::Placement | Origin::Given(_));
+        let cold_user = outcome.cold_user && is_for_user;
         let explain = self.request.explain != Explain::None;
         let reasons = explain.then(|| {
             let user = self.pipeline.store().read_user(query.user).state;
-            Reasons::new(&self.pipeline, scenario, user)
+            let asked = if is_similar { named } else { &[] };
+            Reasons::new(&self.pipeline, &scenario.sources, user, asked)
         });
         let candidates = &scratch.candidates;
         let item = |shown: &Shown| {
@@ -141,7 +221,7 @@ impl Question {
             let sources: Vec<usize> =
                 index.into_iter().flat_map(|i| candidates.sources_of(i)).collect();
             let mut why = Vec::new();
-            why.extend(outcome.cold_user.then_some(Reason::ColdUser));
+            why.extend(cold_user.then_some(Reason::ColdUser));
             why.extend((explain && shown.from_rank.is_none()).then_some(Reason::Exploration));
             why.extend(reasons.iter().flat_map(|reasons| reasons.of(shown.item, &sources)));
             let (id, fields) = self.describe(shown);
@@ -184,7 +264,7 @@ impl Question {
             time: self.now,
             user_id: self.request.user_id.clone(),
             session_id: self.request.session_id.clone(),
-            scenario: scenario.name.clone(),
+            scenario: self.placement(scenario),
             release: self.pipeline.release().manifest.id.clone(),
             items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
         }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
+use actix_web::http::{StatusCode, header};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{HttpRequest, rt, web};
 use featurestore::schema::nearest_name;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
+use serde_json::value::RawValue;
 use serde_path_to_error::{Path, Segment};
 
 use super::problem::{Fault, Problem};
@@ -78,6 +79,46 @@ impl From<JsonError> for Problem {
         match error.is_syntax {
             true => malformed(format!("the body is not JSON: {}", error.fault.message)),
             false => Self::unprocessable("invalid_request", vec![error.fault]),
+        }
+    }
+}
+
+/// Whether the body of `http` has one object a line.
+pub(super) fn is_ndjson(http: &HttpRequest) -> bool {
+    let content_type = http.headers().get(header::CONTENT_TYPE);
+    let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
+    let essence = essence.map(|essence| essence.trim().to_ascii_lowercase());
+    matches!(essence.as_deref(), Some("application/x-ndjson" | "application/jsonl"))
+}
+
+/// The objects of a body that has many: the lines of NDJSON, the entries of an array, or the one object that there is.
+/// `what` is expected.
+///
+/// # Errors
+/// If it is not JSON, or neither an object nor an array. Whether each of several is an object is not looked at.
+pub(super) fn objects<'a>(
+    body: &'a [u8],
+    is_ndjson: bool,
+    what: &str,
+) -> Result<Vec<&'a [u8]>, Problem> {
+    if is_ndjson {
+        let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        return Ok(lines.filter(|line| !line.is_empty()).collect());
+    }
+    let not_json = |error: serde_json::Error| malformed(format!("the body is not JSON: {error}"));
+    match body.trim_ascii_start().first() {
+        Some(b'[') => {
+            let values: Vec<&RawValue> = serde_json::from_slice(body).map_err(not_json)?;
+            Ok(values.into_iter().map(|value| value.get().as_bytes()).collect())
+        }
+        Some(b'{') => {
+            let value: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
+            Ok(vec![value.get().as_bytes()])
+        }
+        _ => {
+            serde_json::from_slice::<&RawValue>(body).map_err(not_json)?;
+            let fault = Fault::new("", format!("{what} is expected"));
+            Err(Problem::unprocessable("invalid_request", vec![fault]))
         }
     }
 }
@@ -167,7 +208,8 @@ fn pointer(path: &Path) -> String {
     path.iter().map(segment).collect()
 }
 
-fn escaped(key: &str) -> String {
+/// `key` as a part of a JSON pointer.
+pub(super) fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
@@ -209,6 +251,17 @@ mod tests {
         for json in ["", "{", "{\"counts\": [1e400]}", "{\"counts\": [NaN]}", "{} {}", &deep] {
             assert!(error(json).is_syntax || json == deep, "{json}");
         }
+    }
+
+    #[test]
+    fn a_body_of_many_is_an_array_an_object_or_lines() {
+        let values = |body| objects(body, false, "something");
+        assert_eq!(values(b" [{}, 1]").unwrap().len(), 2);
+        assert_eq!(values(b"{\"a\": 1}").unwrap().len(), 1);
+        for body in [&b""[..], b"[", b"[{}", b"{} {}", b"7", b"\"x\"", b"\xff"] {
+            assert!(values(body).is_err(), "{body:?}");
+        }
+        assert_eq!(objects(b"{}\r\n\n  {\n", true, "").unwrap(), [&b"{}"[..], b"{"]);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! `/v1/events`: what users did.
 
-use actix_web::http::{StatusCode, header};
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use featurestore::log::Outcome;
 use featurestore::time::DAY_MS;
 use featurestore::{Fields, NamedEvent, Schema, Timestamp};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::body::{self, JsonError, unknown};
 use super::ids::check_id;
@@ -70,20 +69,13 @@ pub(super) async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
-    let is_ndjson = is_ndjson(&http);
+    let is_ndjson = body::is_ndjson(&http);
     let report = block(move || take_in(&engine, &body, is_ndjson)).await??;
     Ok(HttpResponse::Ok().json(report))
 }
 
-fn is_ndjson(http: &HttpRequest) -> bool {
-    let content_type = http.headers().get(header::CONTENT_TYPE);
-    let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
-    let essence = essence.map(|essence| essence.trim().to_ascii_lowercase());
-    matches!(essence.as_deref(), Some("application/x-ndjson" | "application/jsonl"))
-}
-
 fn take_in(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Report, Problem> {
-    let sent = if is_ndjson { lines(body) } else { values(body)? };
+    let sent = body::objects(body, is_ndjson, "an event or an array of events")?;
     if sent.len() > MAX_EVENTS {
         let detail = format!("{} events in one call, at most {MAX_EVENTS} are taken", sent.len());
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_events", detail));
@@ -117,35 +109,6 @@ fn count(engine: &Engine, events: &[NamedEvent], outcomes: &[Outcome], errors: &
     for rejected in errors {
         let kind = rejected.kind.as_deref().unwrap_or(UNKNOWN_TYPE);
         engine.metrics.count_event(kind, "rejected");
-    }
-}
-
-/// The lines of NDJSON that are not blank.
-fn lines(body: &[u8]) -> Vec<&[u8]> {
-    let lines = body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-    lines.filter(|line| !line.is_empty()).collect()
-}
-
-/// The events of a JSON array, or the one event that there is.
-fn values(body: &[u8]) -> Result<Vec<&[u8]>, Problem> {
-    let malformed = |error: serde_json::Error| {
-        let detail = format!("the body is not JSON: {error}");
-        Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
-    };
-    match body.trim_ascii_start().first() {
-        Some(b'[') => {
-            let values: Vec<&RawValue> = serde_json::from_slice(body).map_err(malformed)?;
-            Ok(values.into_iter().map(|value| value.get().as_bytes()).collect())
-        }
-        Some(b'{') => {
-            let value: &RawValue = serde_json::from_slice(body).map_err(malformed)?;
-            Ok(vec![value.get().as_bytes()])
-        }
-        _ => {
-            serde_json::from_slice::<&RawValue>(body).map_err(malformed)?;
-            let fault = Fault::new("", "an event or an array of events is expected");
-            Err(Problem::unprocessable("invalid_request", vec![fault]))
-        }
     }
 }
 
@@ -291,15 +254,5 @@ mod tests {
         let schema = Schema { events: [purchase].into(), ..Schema::default() };
         let rejected = read_event(br#"{"type": "purchse"}"#, &schema, NOW).unwrap_err();
         assert!(rejected.message.ends_with(r#"did you mean "purchase"?"#), "{}", rejected.message);
-    }
-
-    #[test]
-    fn a_body_is_an_array_an_event_or_lines() {
-        assert_eq!(values(b" [{}, 1]").unwrap().len(), 2);
-        assert_eq!(values(b"{\"a\": 1}").unwrap().len(), 1);
-        for body in [&b""[..], b"[", b"[{}", b"{} {}", b"7", b"\"x\"", b"\xff"] {
-            assert!(values(body).is_err(), "{body:?}");
-        }
-        assert_eq!(lines(b"{}\r\n\n  {\n"), [&b"{}"[..], b"{"]);
     }
 }

@@ -34,6 +34,15 @@ pub(super) fn check_optional_id(id: Option<&str>, pointer: &str, faults: &mut Ve
     }
 }
 
+/// Adds what is wrong with each of the ids in the array at `pointer`.
+pub(super) fn check_ids(ids: &[String], pointer: &str, faults: &mut Vec<Fault>) {
+    for (i, id) in ids.iter().enumerate() {
+        if let Err(reason) = check_id(id) {
+            faults.push(Fault::new(format!("{pointer}/{i}"), reason));
+        }
+    }
+}
+
 /// Makes names for answers, of which no two are the same.
 #[derive(Default)]
 pub(super) struct RecommendationIds {

@@ -52,6 +52,18 @@ impl Problem {
         Self { faults, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail) }
     }
 
+    /// The same about a part of a request that lies at `pointer`.
+    pub(super) fn within(self, pointer: &str) -> Self {
+        let at = |fault: Fault| Fault { pointer: format!("{pointer}{}", fault.pointer), ..fault };
+        match self.faults.is_empty() {
+            true => Self { detail: format!("{pointer}: {}", self.detail), ..self },
+            false => Self {
+                status: self.status,
+                ..Self::unprocessable(self.code, self.faults.into_iter().map(at).collect())
+            },
+        }
+    }
+
     /// The server cannot answer yet, or not any more.
     pub(super) fn not_ready(reason: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason)
@@ -79,6 +91,9 @@ impl Problem {
     pub(super) fn respond(&self, request_id: &str) -> HttpResponse {
         let mut response = HttpResponse::build(self.status);
         response.insert_header((header::CONTENT_TYPE, "application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
             response.insert_header((header::RETRY_AFTER, "1"));
         }

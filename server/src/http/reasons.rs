@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use engine::pipeline::Pipeline;
-use engine::release::ScenarioPlan;
 use featurestore::store::UserState;
 use featurestore::{ItemId, Span};
-use retrieval::sources::{SourceEntry, SourceKind};
+use retrieval::sources::{Source, SourceKind};
 use serde::Serialize;
 
 /// One reason.
@@ -17,7 +16,7 @@ pub(super) enum Reason {
     ColdUser,
     /// It is shown to learn about it.
     Exploration,
-    /// It is like an item of the user's history.
+    /// It is like an item of the user's history, or of the request.
     SimilarTo {
         /// That item.
         item: String,
@@ -46,31 +45,31 @@ const SIMILAR_TO: usize = 20;
 /// Finds the reasons of one answer's items.
 pub(super) struct Reasons<'a> {
     pipeline: &'a Pipeline,
-    /// For each source of the placement what it is.
-    sources: Vec<Option<&'a SourceEntry>>,
+    sources: &'a [Source],
     user: Arc<UserState>,
+    /// What an item may be said to be like.
+    likened: Vec<ItemId>,
 }
 
 impl<'a> Reasons<'a> {
-    /// Those of an answer for `scenario` to a user of whom `user` is known.
+    /// Those of an answer by `sources` to a user of whom `user` is known. `asked`: the items that it was asked about; if
+    /// there are none, items are likened to the user's latest.
     pub(super) fn new(
         pipeline: &'a Pipeline,
-        scenario: &ScenarioPlan,
+        sources: &'a [Source],
         user: Arc<UserState>,
+        asked: &[ItemId],
     ) -> Self {
-        let config = &pipeline.release().config;
-        let entries = config.scenarios.get(&scenario.name).map_or(&[][..], |s| &s.sources[..]);
-        let entry = |name: &str| entries.iter().find(|entry| entry.name() == name);
-        let sources = scenario.sources.iter().map(|source| entry(&source.name)).collect();
-        Self { pipeline, sources, user }
+        let latest = user.recent.iter().rev().take(SIMILAR_TO).map(|recent| recent.item);
+        let likened = if asked.is_empty() { latest.collect() } else { asked.to_vec() };
+        Self { pipeline, sources, user, likened }
     }
 
-    /// Why `item` is there, which `sources` proposed.
+    /// Why `item` is there, which the sources at these places proposed.
     pub(super) fn of(&self, item: ItemId, sources: &[usize]) -> Vec<Reason> {
-        let entries =
-            sources.iter().filter_map(|source| self.sources.get(*source).copied().flatten());
         let mut reasons: Vec<Reason> = Vec::new();
-        for reason in entries.filter_map(|entry| self.by_source(item, entry)) {
+        let sources = sources.iter().map(|source| &self.sources[*source]);
+        for reason in sources.filter_map(|source| self.by_source(item, source)) {
             if !reasons.contains(&reason) {
                 reasons.push(reason);
             }
@@ -78,27 +77,27 @@ impl<'a> Reasons<'a> {
         reasons
     }
 
-    fn by_source(&self, item: ItemId, entry: &SourceEntry) -> Option<Reason> {
-        match entry.kind {
+    fn by_source(&self, item: ItemId, source: &Source) -> Option<Reason> {
+        match source.kind {
             SourceKind::Embedding | SourceKind::ItemItem => self.similar_to(item),
             SourceKind::OwnHistory => self.because_you(item),
             SourceKind::Trending => {
-                entry.half_life.map(|window| Reason::Trending { window }).or(Some(Reason::Popular))
+                source.half_life.map(|window| Reason::Trending { window }).or(Some(Reason::Popular))
             }
             SourceKind::Popular | SourceKind::PopularInField => Some(Reason::Popular),
             SourceKind::NewItems => Some(Reason::New),
         }
     }
 
-    /// The item among the user's latest whose vector is most like that of `item`.
+    /// The item among the likened whose vector is most like that of `item`.
     fn similar_to(&self, item: ItemId) -> Option<Reason> {
         let models = &self.pipeline.release().models;
         let known = |item: &ItemId| item.index() < models.n_items();
         if !known(&item) {
             return None;
         }
-        let latest = self.user.recent.iter().rev().take(SIMILAR_TO).map(|recent| recent.item);
-        let others = latest.filter(|other| known(other) && *other != item);
+        let others = self.likened.iter().copied();
+        let others = others.filter(|other| known(other) && *other != item);
         let similar = others.map(|other| (models.cosine_of(item, other), other));
         let (_, other) =
             similar.filter(|(cosine, _)| *cosine > 0.0).max_by(|a, b| a.0.total_cmp(&b.0))?;

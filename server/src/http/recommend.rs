@@ -1,13 +1,22 @@
-//! `/v1/recommend`: what to show to a user.
+//! `/v1/recommend`: what to show to a user, for one placement or for several at once.
 
+use std::time::Instant;
+
+use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::answer::Question;
+use super::answer::{Answered, Origin, Question};
 use super::body;
 use super::observer::{add_timing, arrival};
-use super::problem::Problem;
-use super::request::Request;
+use super::problem::{Fault, Problem};
+use super::request::{OF_PLACEMENT, Request};
 use super::state::Engine;
+
+/// Most requests of one batch.
+const MAX_BATCH: usize = 32;
 
 /// `POST /v1/recommend`.
 pub(super) async fn post(
@@ -16,7 +25,7 @@ pub(super) async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_body_bytes).await?;
-    recommend(&engine, &http, body::parse_json(&body)?).await
+    answer(&engine, &http, body::parse_json(&body)?, Origin::Placement).await
 }
 
 /// `GET /v1/recommend`.
@@ -24,26 +33,102 @@ pub(super) async fn get(
     engine: web::Data<Engine>,
     http: HttpRequest,
 ) -> Result<HttpResponse, Problem> {
-    recommend(&engine, &http, Request::from_query(&http)?).await
+    let request = Request::from_query(&http, OF_PLACEMENT)?;
+    answer(&engine, &http, request, Origin::Placement).await
 }
 
-async fn recommend(
+/// Answers `request` with items from `origin`.
+///
+/// # Errors
+/// If it is not possible, or too many others wait.
+pub(super) async fn answer(
     engine: &web::Data<Engine>,
     http: &HttpRequest,
     request: Request,
+    origin: Origin,
 ) -> Result<HttpResponse, Problem> {
     request.check()?;
-    let (now, dry_run) = (engine.clock.now(), request.dry_run);
-    let (recommendation_id, seed) = engine.recommendation_ids.next(now);
-    let (pipeline, arrived) = (engine.pipeline()?, arrival(http));
-    let question = Question { request, pipeline, recommendation_id, seed, now, arrived };
+    let dry_run = request.dry_run;
+    let question = question(engine, request, origin, arrival(http))?;
     let shared = engine.clone();
     let answered = engine.pool.run(move |scratch| question.answer(scratch, &shared.metrics)).await;
-    let (answer, impression) = answered??;
+    let Answered { answer, impression, .. } = answered??;
     let mut response = HttpResponse::Ok().json(&answer);
     add_timing(&mut response, &answer.server_timing());
     if !dry_run {
         engine.impressions.offer(impression);
     }
     Ok(response)
+}
+
+fn question(
+    engine: &Engine,
+    request: Request,
+    origin: Origin,
+    arrived: Instant,
+) -> Result<Question, Problem> {
+    let (now, pipeline) = (engine.clock.now(), engine.pipeline()?);
+    let (recommendation_id, seed) = engine.recommendation_ids.next(now);
+    let leave_out = Vec::new();
+    Ok(Question { request, origin, leave_out, pipeline, recommendation_id, seed, now, arrived })
+}
+
+/// The body of `POST /v1/recommend/batch`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Batch {
+    requests: Vec<Box<RawValue>>,
+    /// Whether an item may be in one of the answers only.
+    #[serde(default)]
+    distinct: bool,
+}
+
+/// `POST /v1/recommend/batch`: several placements in one call, answered one after the other by one thread.
+pub(super) async fn batch(
+    engine: web::Data<Engine>,
+    payload: web::Payload,
+) -> Result<HttpResponse, Problem> {
+    let body = body::read(payload, engine.config.server.max_body_bytes).await?;
+    let Batch { requests, distinct } = body::parse_json(&body)?;
+    if requests.len() > MAX_BATCH {
+        let detail = format!("{} requests in one call, at most {MAX_BATCH}", requests.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_requests", detail));
+    }
+    if requests.is_empty() {
+        let fault = Fault::new("/requests", "must not be empty");
+        return Err(Problem::unprocessable("invalid_request", vec![fault]));
+    }
+    let mut questions = Vec::with_capacity(requests.len());
+    for (i, request) in requests.iter().enumerate() {
+        let at = |problem: Problem| problem.within(&format!("/requests/{i}"));
+        let parsed = body::parse_json(request.get().as_bytes());
+        let request: Request = parsed.map_err(|error| at(error.into()))?;
+        request.check().map_err(at)?;
+        questions.push(question(&engine, request, Origin::Placement, Instant::now())?);
+    }
+    let dry_runs: Vec<bool> = questions.iter().map(|question| question.request.dry_run).collect();
+    let shared = engine.clone();
+    let answered = engine.pool.run(move |scratch| {
+        let mut answered: Vec<Answered> = Vec::with_capacity(questions.len());
+        for (i, mut question) in questions.into_iter().enumerate() {
+            // Each has its own time, which begins when those before it are done.
+            question.arrived = Instant::now();
+            if distinct {
+                let shown = answered.iter().flat_map(|before| before.shown.iter().copied());
+                question.leave_out = shown.collect();
+            }
+            let answer = question.answer(scratch, &shared.metrics);
+            answered.push(answer.map_err(|problem| problem.within(&format!("/requests/{i}")))?);
+        }
+        Ok::<_, Problem>(answered)
+    });
+    let answered = answered.await??;
+    let mut responses = Vec::with_capacity(answered.len());
+    for (Answered { answer, impression, .. }, dry_run) in answered.into_iter().zip(dry_runs) {
+        responses.push(answer);
+        if !dry_run {
+            engine.impressions.offer(impression);
+        }
+    }
+    Ok(HttpResponse::Ok().json(json!({ "responses": responses })))
 }

@@ -1,6 +1,7 @@
 //! What `/v1/recommend` is asked.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::str::FromStr;
 
 use actix_web::HttpRequest;
@@ -13,11 +14,11 @@ use serde::de::IntoDeserializer;
 use serde_json::Value;
 
 use super::body::{QueryParameters, unknown};
-use super::ids::{check_id, check_optional_id};
+use super::ids::{check_ids, check_optional_id};
 use super::problem::{Fault, Problem};
 
 /// Most items of an answer.
-const MAX_N: usize = 1_000;
+pub(super) const MAX_N: usize = 1_000;
 
 /// Most items that a request may exclude.
 const MAX_EXCLUDED: usize = 10_000;
@@ -40,13 +41,16 @@ pub(super) struct Request {
     pub(super) scenario: Option<String>,
     /// How many items are wanted.
     pub(super) n: usize,
-    context: Value,
-    seed_items: Value,
-    filter: Value,
-    boosts: Value,
-    page_token: Value,
-    exclude_ids: Vec<String>,
-    diversity: Option<f32>,
+    /// Not supported yet, as the four that follow.
+    pub(super) context: Value,
+    pub(super) seed_items: Value,
+    pub(super) filter: Value,
+    pub(super) boosts: Value,
+    pub(super) page_token: Value,
+    /// Items to leave out.
+    pub(super) exclude_ids: Vec<String>,
+    /// The placement's if left out.
+    pub(super) diversity: Option<f32>,
     /// Fields of the items that the answer should have.
     pub(super) return_fields: Vec<String>,
     /// How much the answer says about its reasons.
@@ -80,8 +84,11 @@ impl Default for Request {
 }
 
 /// The parameters of `GET /v1/recommend`.
-const PARAMETERS: [&str; 7] =
-    ["user_id", "session_id", "scenario", "n", "explain", "deadline_ms", "dry_run"];
+pub(super) const OF_PLACEMENT: &[&str] =
+    &["user_id", "session_id", "scenario", "n", "explain", "deadline_ms", "dry_run"];
+
+/// The parameters of lists that are not a placement's.
+pub(super) const OF_LIST: &[&str] = &["user_id", "session_id", "n", "explain", "dry_run"];
 
 /// How much an answer says about its reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -104,12 +111,12 @@ impl FromStr for Explain {
 }
 
 impl Request {
-    /// The request in the query of `GET /v1/recommend`.
+    /// The request in the query of a GET, which may have `parameters`.
     ///
     /// # Errors
     /// If a parameter is unknown or cannot be read.
-    pub(super) fn from_query(http: &HttpRequest) -> Result<Self, Problem> {
-        let mut query = QueryParameters::read(http, &PARAMETERS)?;
+    pub(super) fn from_query(http: &HttpRequest, parameters: &[&str]) -> Result<Self, Problem> {
+        let mut query = QueryParameters::read(http, parameters)?;
         let default = Self::default();
         let request = Self {
             user_id: query.take("user_id", "an id"),
@@ -194,11 +201,7 @@ impl Request {
                 return;
             }
         }
-        for (i, id) in self.exclude_ids.iter().enumerate() {
-            if let Err(reason) = check_id(id) {
-                faults.push(Fault::new(format!("/exclude_ids/{i}"), reason));
-            }
-        }
+        check_ids(&self.exclude_ids, "/exclude_ids", faults);
     }
 
     /// The placement that is asked for, as the request changes it.
@@ -257,20 +260,21 @@ impl Request {
         };
         pipeline.store().view(|view| view.users().names().get(&name).map(UserId))
     }
+}
 
-    /// The items to exclude, and the names among them that nobody knows.
-    pub(super) fn excluded(&self, pipeline: &Pipeline) -> (Vec<ItemId>, Vec<String>) {
-        let (mut items, mut missing) = (Vec::with_capacity(self.exclude_ids.len()), Vec::new());
-        pipeline.store().view(|view| {
-            for id in &self.exclude_ids {
-                match view.items().names().get(id) {
-                    Some(item) => items.push(ItemId(item)),
-                    None => missing.push(id.clone()),
-                }
+/// The items called `ids`, each once, and the names among them that nobody knows.
+pub(super) fn resolve(pipeline: &Pipeline, ids: &[String]) -> (Vec<ItemId>, Vec<String>) {
+    let (mut items, mut missing) = (Vec::with_capacity(ids.len()), Vec::new());
+    let mut seen = HashSet::with_capacity(ids.len());
+    pipeline.store().view(|view| {
+        for id in ids.iter().filter(|id| seen.insert(*id)) {
+            match view.items().names().get(id) {
+                Some(item) => items.push(ItemId(item)),
+                None => missing.push(id.clone()),
             }
-        });
-        (items, missing)
-    }
+        }
+    });
+    (items, missing)
 }
 
 fn is_empty(value: &Value) -> bool {

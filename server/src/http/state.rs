@@ -15,9 +15,10 @@ use engine::release::{Manifest, OpenReleaseError, Release};
 use engine::shelf::{Shelf, ShelfError};
 use engine::state::{OpenStateError, State, log_folder, open_store, write_snapshot};
 use featurestore::log::{
-    AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, ScanError,
+    AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
+    ScanError,
 };
-use featurestore::{NamedEvent, Schema, UserId};
+use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
 
 use super::ids::RecommendationIds;
 use super::impressions::ImpressionLog;
@@ -109,7 +110,7 @@ impl From<ActivateError> for Problem {
     }
 }
 
-/// Why events were not taken in: none of them was.
+/// Why events or changes of the catalogue were not taken in: none of them was.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IngestError {
     /// There is no state yet, or no more.
@@ -127,6 +128,9 @@ impl From<IngestError> for Problem {
             IngestError::NotReady => Self::not_ready(detail),
             IngestError::Append(AppendError::Write { .. }) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "log_not_writable", detail)
+            }
+            IngestError::Append(AppendError::TooLong { .. }) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             }
             IngestError::Append(_) => Self::internal(detail),
         }
@@ -243,6 +247,25 @@ impl Engine {
         let accepted = events.iter().zip(&outcomes).filter(|(_, o)| **o == Outcome::Accepted);
         state.apply_events(accepted.map(|(event, _)| event), log.position());
         Ok(outcomes)
+    }
+
+    /// Appends the records that `change` makes of the catalogue as it is now to the log, and folds them into the state,
+    /// before anything else is taken in. They are as durable as events are, and the next request knows them.
+    ///
+    /// # Errors
+    /// If `change` refuses, or the log; nothing has changed then.
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&EmbeddedStore) -> Result<(Vec<Record>, T), Problem>,
+    ) -> Result<T, Problem> {
+        let mut ingest = self.lock_ingest();
+        let Some(Ingest { log, state }) = &mut *ingest else {
+            return Err(IngestError::NotReady.into());
+        };
+        let (records, result) = change(state.store())?;
+        log.append(&records).map_err(IngestError::from)?;
+        state.apply_records(&records, log.position());
+        Ok(result)
     }
 
     /// The releases on the shelf, and the name of the active one.

@@ -1,0 +1,159 @@
+//! Lists that are not made for a placement: what one source proposes, what goes with some items, and the caller's own
+//! candidates. They come from the same sources, features and ranker as those of [`Pipeline::recommend`].
+
+use std::time::Instant;
+
+use featurestore::schema::SimilarityBy;
+use featurestore::{ItemId, Scored, Timestamp};
+use reranking::{RerankConfig, Reranked, Rules, rerank};
+use retrieval::merge::{Candidates, merge};
+use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
+
+use super::{Answer, Pipeline, Query, Scratch, Timing, rank_by};
+use crate::release::ScenarioPlan;
+use crate::slate::SlateColumns;
+
+/// How far down the lists are read that are fused into what goes with some items, if fewer are wanted.
+const SIMILAR_DEPTH: usize = 100;
+
+/// A list that one source makes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// What many do something with.
+    Popular,
+    /// What many do something with lately.
+    Trending,
+    /// What is new.
+    Latest,
+}
+
+impl Listing {
+    /// Its name in requests and impressions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Popular => "popular",
+            Self::Trending => "trending",
+            Self::Latest => "latest",
+        }
+    }
+
+    /// What makes it.
+    pub fn source(self) -> SourceKind {
+        match self {
+            Self::Popular => SourceKind::Popular,
+            Self::Trending => SourceKind::Trending,
+            Self::Latest => SourceKind::NewItems,
+        }
+    }
+}
+
+impl Pipeline {
+    /// The plan of a list of `n` items by the first such source: that of the main placement, or else of another one.
+    /// `None` if no placement has one; the newest items are there always.
+    pub fn listing(&self, listing: Listing, n: usize) -> Option<ScenarioPlan> {
+        let kind = listing.source();
+        let placements = std::iter::once(self.main()).chain(self.release.scenarios.values());
+        let known = placements.flat_map(|plan| &plan.sources).find(|source| source.kind == kind);
+        let entry = SourceEntry { kind, n, ..SourceEntry::default() };
+        let by_models = || (kind == SourceKind::NewItems).then(|| Source::without_counts(&entry));
+        let mut source = known.cloned().or_else(|| by_models().flatten())?;
+        source.n = n;
+        Some(self.unranked(vec![source], n))
+    }
+
+    /// The plan of a list of `n` items that go with others, by every similarity that the release has.
+    pub fn similar(&self, n: usize) -> ScenarioPlan {
+        let (depth, item_item) = (n.max(SIMILAR_DEPTH), SourceKind::ItemItem);
+        let entries = [
+            (item_item, Some(SimilarityBy::CoVisitation)),
+            (item_item, Some(SimilarityBy::Cosine)),
+            (SourceKind::Embedding, None),
+        ];
+        let entry = |(kind, by)| SourceEntry { kind, by, n: depth, ..SourceEntry::default() };
+        let sources = entries.into_iter().map(entry);
+        self.unranked(sources.filter_map(|entry| Source::without_counts(&entry)).collect(), n)
+    }
+
+    fn main(&self) -> &ScenarioPlan {
+        &self.release.scenarios[self.release.config.main_scenario()]
+    }
+
+    /// The main placement with other sources, and without rules.
+    fn unranked(&self, sources: Vec<Source>, n: usize) -> ScenarioPlan {
+        let candidates = sources.iter().map(|source| source.n).sum();
+        let rerank = RerankConfig::default();
+        ScenarioPlan { sources, candidates, top: n, value: None, rerank, ..self.main().clone() }
+    }
+
+    /// The items that the sources of `plan` propose to one who has done nothing but look at `items`, in the order of the
+    /// sources: neither ranked nor re-ranked. A single source gives its own scores, several are fused. None of `items` is
+    /// among them, nor what may not be shown to the user of `query`.
+    pub fn list(
+        &self,
+        plan: &ScenarioPlan,
+        items: &[ItemId],
+        query: &Query,
+        scratch: &mut Scratch,
+    ) -> Answer {
+        let started = Instant::now();
+        let user = self.store.read_user(query.user);
+        let Scratch { sources, candidates, ranked, refused, .. } = scratch;
+        self.read_refused(plan, query, &user, refused);
+        refused.extend(items);
+        let available =
+            |item: ItemId| self.store.view(|view| view.items().is_available(item.0, query.now));
+        let accept = |item: ItemId| !refused.contains(&item) && available(item);
+        // An imported vector of the user says nothing about what goes with `items`.
+        let ask = Ask { user_id: None, ..self.ask(query, &user, &accept) };
+        ask.prepare_from(items, sources);
+        let lists: Vec<_> = plan.sources.iter().map(|source| ask.list(source, sources)).collect();
+        *candidates = merge(&lists, plan.candidates);
+        match candidates.n_sources {
+            1 => rank_by(&candidates.items, &candidates.scores, plan.top, ranked),
+            _ => rank_by(&candidates.items, &candidates.fused(), plan.top, ranked),
+        }
+        Answer {
+            slate: as_ranked(ranked, query.n, query.now),
+            proposed: lists.iter().map(|list| list.items.len()).collect(),
+            degraded: Vec::new(),
+            cold_user: user.state.recent.is_empty(),
+            timing: Timing { retrieve: started.elapsed(), ..Timing::default() },
+        }
+    }
+
+    /// `items`, each at most once, in the order of the ranker: scored as they would be for `scenario`, whether or not its
+    /// sources propose them. Those that may not be shown at all are left out; what the user has seen is not.
+    pub fn rank_given(
+        &self,
+        scenario: &ScenarioPlan,
+        items: &[ItemId],
+        query: &Query,
+        scratch: &mut Scratch,
+    ) -> Answer {
+        let started = Instant::now();
+        let user = self.store.read_user(query.user);
+        scratch.refused.clear();
+        let lists = self.propose(scenario, query, &user, &|_| true, &mut scratch.sources);
+        scratch.candidates = Candidates::given(items.to_vec(), &lists);
+        let available = self.available(items, query.now);
+        scratch.candidates.retain(|i| available[i]);
+        let retrieved = Instant::now();
+        let degraded = self.rank(scenario, query, &user, scratch);
+        Answer {
+            slate: as_ranked(&scratch.ranked, query.n, query.now),
+            proposed: lists.iter().map(|list| list.items.len()).collect(),
+            degraded,
+            cold_user: user.state.recent.is_empty(),
+            timing: Timing {
+                retrieve: retrieved - started,
+                rank: retrieved.elapsed(),
+                ..Timing::default()
+            },
+        }
+    }
+}
+
+/// The best `n` of `ranked`, by no rule.
+fn as_ranked(ranked: &[Scored], n: usize, now: Timestamp) -> Reranked {
+    SlateColumns::default().slate(ranked, now, |slate| rerank(slate, &Rules::default(), n, 0))
+}
