@@ -242,7 +242,7 @@ pub struct NegativeSampling {
 
 impl Default for NegativeSampling {
     fn default() -> Self {
-        Self { per_positive: 10, min: 30, max: 5_000, hard_share: 0.8, hard_part: 0.15 }
+        Self { per_positive: 10, min: 30, max: 5_000, hard_share: 0.8, hard_part: 0.2 }
     }
 }
 
