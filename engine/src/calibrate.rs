@@ -16,37 +16,28 @@ pub(crate) const MAX_QUESTIONS: usize = 500;
 /// Source: "Predicting good probabilities with supervised learning", ICML 2005, section 5.
 const ENOUGH_FOR_ISOTONIC: usize = 1_000;
 
-/// Fits how probable it is that a candidate with a certain score of `ranker` is relevant, on what `base` retrieves for
-/// `questions`. Neither may have learnt from them.
+/// Fits how probable it is that a candidate with a certain score is relevant.
 ///
 /// # Errors
 /// If no candidate is relevant, or each one is.
-pub(crate) fn calibrate(
-    base: &Arc<Release>,
-    ranker: &Ranker,
-    history: &History,
-    questions: &[Question],
-    n_threads: usize,
-) -> Result<Calibration, CalibrateError> {
-    fit(held_out_outcomes(base, ranker, history, questions, n_threads))
+pub(crate) fn fit(mut outcomes: Vec<Outcome>) -> Result<Calibration, CalibrateError> {
+    let n_relevant = outcomes.iter().filter(|outcome| outcome.happened).count();
+    if n_relevant < ENOUGH_FOR_ISOTONIC {
+        return Calibration::fit_platt(&outcomes);
+    }
+    // As if one more row of each kind had been seen where it is expected least: else what has not happened yet would be
+    // impossible, and the first time that it does happen would be infinitely surprising.
+    let scores = outcomes.iter().map(|outcome| outcome.score);
+    let (lowest, highest) =
+        (scores.clone().fold(f64::INFINITY, f64::min), scores.fold(f64::NEG_INFINITY, f64::max));
+    outcomes.push(Outcome { score: lowest, happened: true, weight: 1.0 });
+    outcomes.push(Outcome { score: highest, happened: false, weight: 1.0 });
+    Calibration::fit_isotonic(&outcomes)
 }
 
-/// Fits the same as a sigmoid, however many outcomes there are: it rises everywhere, so that it leaves no two candidates
-/// equal whose scores are not.
-///
-/// # Errors
-/// As [`calibrate`].
-pub(crate) fn calibrate_strictly(
-    base: &Arc<Release>,
-    ranker: &Ranker,
-    history: &History,
-    questions: &[Question],
-    n_threads: usize,
-) -> Result<Calibration, CalibrateError> {
-    Calibration::fit_platt(&held_out_outcomes(base, ranker, history, questions, n_threads))
-}
-
-fn held_out_outcomes(
+/// What came of every candidate that `base` retrieves for `questions`, with the score of `ranker`. Neither may have learnt
+/// from them.
+pub(crate) fn held_out_outcomes(
     base: &Arc<Release>,
     ranker: &Ranker,
     history: &History,
@@ -70,21 +61,6 @@ fn outcomes(asked: &mut Asked<'_>, ranker: &Ranker) -> Vec<Outcome> {
         weight: 1.0,
     };
     items.iter().zip(&scores).map(outcome).collect()
-}
-
-fn fit(mut outcomes: Vec<Outcome>) -> Result<Calibration, CalibrateError> {
-    let n_relevant = outcomes.iter().filter(|outcome| outcome.happened).count();
-    if n_relevant < ENOUGH_FOR_ISOTONIC {
-        return Calibration::fit_platt(&outcomes);
-    }
-    // As if one more row of each kind had been seen where it is expected least: else what has not happened yet would be
-    // impossible, and the first time that it does happen would be infinitely surprising.
-    let scores = outcomes.iter().map(|outcome| outcome.score);
-    let (lowest, highest) =
-        (scores.clone().fold(f64::INFINITY, f64::min), scores.fold(f64::NEG_INFINITY, f64::max));
-    outcomes.push(Outcome { score: lowest, happened: true, weight: 1.0 });
-    outcomes.push(Outcome { score: highest, happened: false, weight: 1.0 });
-    Calibration::fit_isotonic(&outcomes)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use retrieval::models::{FitModelsError, Models, ModelsConfig};
 use rustc_hash::FxHashMap;
 
 use crate::ask::{Asked, ask_in_replay};
-use crate::calibrate::{self, calibrate};
+use crate::calibrate;
 use crate::config::{Config, Training};
 use crate::embedding_import::EmbeddingImportError;
 use crate::release::{DataSpan, FORMAT, Layout, Manifest, Release, names_digest};
@@ -399,29 +399,33 @@ impl Trainer<'_> {
         let n_train = train.len();
         train.append(&mut validation);
         progress(Progress::Stage(format!("replay: {} questions", train.len())));
-        let rows = ask_in_replay(base, self.history, &train, 0, self.n_threads, |asked| {
+        let mut samples = ask_in_replay(base, self.history, &train, 0, self.n_threads, |asked| {
             let learning = asked.question.time < windows.early_stop;
             let sampling = if learning { self.sampling() } else { NegativeSampling::all() };
             self.sample(asked, Some(pilot), sampling)
         });
-        let names: Vec<String> = base.features.iter().map(|feature| feature.name.clone()).collect();
-        let (mut groups, mut held_out) = (Groups::new(names.clone()), Groups::new(names));
-        for (i, sample) in rows.into_iter().enumerate() {
-            let groups = if i < n_train { &mut groups } else { &mut held_out };
-            groups.push_weighted_group(&sample.features, &sample.labels, &sample.weights);
-        }
-        for (what, groups) in [("to learn from", &groups), ("to stop early", &held_out)] {
-            if groups.n_groups() < MIN_QUESTIONS {
-                return Err(self.too_few_answers(groups.n_groups(), train.len(), what));
-            }
-        }
-        Ok((groups, held_out))
+        let held_out = samples.split_off(n_train);
+        Ok((
+            self.join(base, samples, "to learn from")?,
+            self.join(base, held_out, "to stop early by")?,
+        ))
     }
 
-    fn too_few_answers(&self, n: usize, n_questions: usize, what: &str) -> TrainError {
-        let n_events = self.history.events.len();
-        let reason = format!("retrieval found an answer to only {n} of them {what}");
-        TrainError::TooFew { n_events, n_questions, reason }
+    /// The groups of `samples`, one of each question, that have rows; an error if they are too few.
+    fn join(&self, base: &Release, samples: Vec<Sample>, what: &str) -> Result<Groups, TrainError> {
+        let n_questions = samples.len();
+        let names = base.features.iter().map(|feature| feature.name.clone()).collect();
+        let mut groups = Groups::new(names);
+        for Sample { features, labels, weights, .. } in samples {
+            groups.push_weighted_group(&features, &labels, &weights);
+        }
+        let n = groups.n_groups();
+        if n < MIN_QUESTIONS {
+            let n_events = self.history.events.len();
+            let reason = format!("retrieval found an answer to only {n} of them {what}");
+            return Err(TrainError::TooFew { n_events, n_questions, reason });
+        }
+        Ok(groups)
     }
 
     /// What the scores of `ranker` mean, by the questions that its trees were chosen by.
@@ -435,7 +439,10 @@ impl Trainer<'_> {
         let mut questions = self.questions(windows.early_stop, windows.gate);
         thin(&mut questions, calibrate::MAX_QUESTIONS);
         progress(Progress::Stage(format!("calibration: {} questions", questions.len())));
-        Ok(calibrate(base, ranker, self.history, &questions, self.n_threads)?)
+        let n_threads = self.n_threads;
+        let outcomes =
+            calibrate::held_out_outcomes(base, ranker, self.history, &questions, n_threads);
+        Ok(calibrate::fit(outcomes)?)
     }
 
     /// The sampling of the negatives that a ranker learns from.
@@ -461,14 +468,7 @@ impl Trainer<'_> {
         let samples = ask_in_replay(base, self.history, &questions, 0, self.n_threads, |asked| {
             self.sample(asked, None, self.sampling())
         });
-        let names = base.features.iter().map(|feature| feature.name.clone()).collect();
-        let mut groups = Groups::new(names);
-        for sample in samples {
-            groups.push_weighted_group(&sample.features, &sample.labels, &sample.weights);
-        }
-        if groups.n_groups() < MIN_QUESTIONS {
-            return Err(self.too_few_answers(groups.n_groups(), questions.len(), "to learn from"));
-        }
+        let groups = self.join(base, samples, "to learn from")?;
         let config = LightGbmConfig {
             n_trees: 60,
             learning_rate: 0.1,

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use engine::ask::{Asked, ask_in_replay};
-use engine::pipeline::Timing;
+use engine::pipeline::{Scratch, Timing};
 use engine::release::Release;
 use featurestore::{History, ItemId, Question, Scored, UserId, best_first, keep_best};
 use ranking::linear::Linear;
 use ranking::ranker::Ranker;
+use retrieval::merge::Candidates;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::baselines::baseline_lists;
@@ -173,19 +174,8 @@ fn ask_one(
     let found: Vec<usize> = relevant.iter().filter_map(|(item, _)| at.get(item).copied()).collect();
     let shown: Vec<ItemId> = answer.slate.shown.iter().map(|shown| shown.item).collect();
     let is_relevant = |item: &ItemId| relevant.iter().any(|(known, _)| known == item);
-    let count = |items: &mut dyn Iterator<Item = ItemId>| {
-        items.filter(|item| is_relevant(item)).count() as u64
-    };
-    // What the filters keep out inside of retrieval is lost there, not in the sources.
-    let filtered = count(&mut scratch.refused.iter().copied());
-    let waterfall = Waterfall {
-        relevant: relevant.len() as u64,
-        retrieved: found.len() as u64 + filtered,
-        after_filter: found.len() as u64,
-        top_ranked: count(&mut scratch.ranked.iter().map(|scored| scored.item)),
-        shown: count(&mut shown.iter().copied()),
-    };
     let fused = candidates.fused();
+    let fused_ranks = fused_ranks(candidates, &fused);
     let by = |scores: &[f32]| {
         let scored = candidates.items.iter().zip(scores);
         let mut list: Vec<Scored> =
@@ -221,21 +211,14 @@ fn ask_one(
         let cosine = if known { f64::from(models.cosine_of(a, b)) } else { f64::NAN };
         if cosine.is_nan() { 1.0 } else { 1.0 - cosine }
     };
-    let mut fused_order: Vec<usize> = (0..fused.len()).collect();
-    fused_order.sort_by(|a, b| {
-        let scored = |i: usize| Scored { item: candidates.items[i], score: fused[i] };
-        best_first(&scored(*a), &scored(*b))
-    });
-    let mut rank_of = vec![0; fused.len()];
-    fused_order.iter().enumerate().for_each(|(rank, i)| rank_of[*i] = rank);
     Group {
         fused: by(&fused),
         linear,
         sources: asked.pipeline.source_lists(asked.scenario, n, scratch),
         seen: scratch.refused.iter().copied().collect(),
-        waterfall,
+        waterfall: waterfall(scratch, &shown, relevant.len(), found.len(), &is_relevant),
         found_by: found.iter().map(|i| candidates.sources_of(*i).collect()).collect(),
-        found_at: found.iter().map(|i| rank_of[*i]).collect(),
+        found_at: found.iter().map(|i| fused_ranks[*i]).collect(),
         auc: auc(&labelled),
         log_loss: predicted.and_then(|predicted| log_loss(&predicted)),
         diversity: intra_list_diversity(&shown[..shown.len().min(HEADLINE.k)], distance),
@@ -243,6 +226,38 @@ fn ask_one(
         timing: answer.timing,
         shown,
     }
+}
+
+/// Where the relevant items of a question were lost, of which retrieval found `n_found`.
+fn waterfall(
+    scratch: &Scratch,
+    shown: &[ItemId],
+    n_relevant: usize,
+    n_found: usize,
+    is_relevant: &dyn Fn(&ItemId) -> bool,
+) -> Waterfall {
+    let count = |items: &mut dyn Iterator<Item = ItemId>| {
+        items.filter(|item| is_relevant(item)).count() as u64
+    };
+    // What the filters keep out inside of retrieval is lost there, not in the sources.
+    let filtered = count(&mut scratch.refused.iter().copied());
+    Waterfall {
+        relevant: n_relevant as u64,
+        retrieved: n_found as u64 + filtered,
+        after_filter: n_found as u64,
+        top_ranked: count(&mut scratch.ranked.iter().map(|scored| scored.item)),
+        shown: count(&mut shown.iter().copied()),
+    }
+}
+
+/// Rank of each candidate, from 0, by its fused score.
+fn fused_ranks(candidates: &Candidates, fused: &[f32]) -> Vec<usize> {
+    let scored = |i: usize| Scored { item: candidates.items[i], score: fused[i] };
+    let mut order: Vec<usize> = (0..fused.len()).collect();
+    order.sort_by(|a, b| best_first(&scored(*a), &scored(*b)));
+    let mut ranks = vec![0; fused.len()];
+    order.iter().enumerate().for_each(|(rank, i)| ranks[*i] = rank);
+    ranks
 }
 
 impl Run<'_> {

@@ -1,7 +1,6 @@
 //! Scores to probabilities, which can be compared and added across objectives.
 //!
-//! Fit it on rows that were not trained on and not sampled; or correct for the sampling first, with
-//! [`negative_rate_correction`]. A calibration never turns an order around.
+//! Fit it on rows that were not trained on and not sampled. A calibration never turns an order around.
 
 use serde::{Deserialize, Serialize};
 
@@ -340,33 +339,6 @@ fn pool(blocks: &mut Vec<Block>) {
     }
 }
 
-/// The probability before negatives were sampled: `p / (p + (1 - p) / rate)`.
-///
-/// `p` is what a model trained on the sample says, and `rate` the part of the negatives that was
-/// kept, in `(0, 1]`. Source: "Practical lessons from predicting clicks on ads at Facebook", ADKDD
-/// 2014.
-pub fn negative_rate_correction(p: f64, rate: f64) -> f64 {
-    p / (p + (1.0 - p) / rate)
-}
-
-/// Expected calibration error, in `[0, 1]`: the gap between mean probability and frequency,
-/// averaged over `n_bins` bins of equal width by the weight in them. 0 if there is no row.
-///
-/// `rows` are (probability, happened, weight). Source: "Obtaining well calibrated probabilities
-/// using Bayesian binning", AAAI 2015.
-pub fn expected_calibration_error(rows: &[(f64, bool, f64)], n_bins: usize) -> f64 {
-    // Of each bin: sum of probabilities less sum of outcomes. Its absolute value is the bin's
-    // weight times its gap.
-    let mut gaps = vec![0.0; n_bins.max(1)];
-    let last = gaps.len() - 1;
-    for &(p, happened, weight) in rows {
-        let bin = (p * gaps.len() as f64) as usize;
-        gaps[bin.min(last)] += weight * (p - f64::from(u8::from(happened)));
-    }
-    let weights: f64 = rows.iter().map(|&(_, _, weight)| weight).sum();
-    if weights > 0.0 { gaps.iter().map(|gap: &f64| gap.abs()).sum::<f64>() / weights } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,19 +405,5 @@ mod tests {
             serde_json::from_str::<Calibration>(r#"{"isotonic":[[0.0,0.5],[1.0,0.25]]}"#).is_err()
         );
         assert!(serde_json::from_str::<Calibration>(r#"{"platt":[-1.0,0.0]}"#).is_err());
-    }
-
-    #[test]
-    fn the_sampling_of_negatives_is_undone() {
-        // One positive to three negatives of thirty: 1 / 31 of all.
-        assert!((negative_rate_correction(0.25, 0.1) - 1.0 / 31.0).abs() < 1e-12);
-        assert_eq!(negative_rate_correction(0.25, 1.0), 0.25);
-    }
-
-    #[test]
-    fn calibration_error_is_that_worked_by_hand() {
-        let rows = [(0.1, false, 1.0), (0.2, true, 1.0), (0.9, true, 2.0)];
-        assert!((expected_calibration_error(&rows, 2) - (0.7 + 0.2) / 4.0).abs() < 1e-12);
-        assert_eq!(expected_calibration_error(&[], 10), 0.0);
     }
 }

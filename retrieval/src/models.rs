@@ -11,7 +11,7 @@ use crate::ials::{FitIalsError, FoldInScratch, PreferenceWeighting, Preferences}
 use crate::item_item::{CoVisitation, CosineItems};
 use crate::mapped::OpenError;
 use crate::sparse::ItemRows;
-use crate::vectors::{Vectors, dot};
+use crate::vectors::{Vectors, cosine};
 
 /// How the models are fitted.
 #[derive(Clone, Debug)]
@@ -90,10 +90,9 @@ impl Models {
         self.vectors().n_items()
     }
 
-    /// Cosine of the vectors of two items; NaN if one has none.
+    /// Cosine of the vectors of two items, in `[-1, 1]`; NaN if one has none, or one too short to have a direction.
     pub fn cosine_of(&self, a: ItemId, b: ItemId) -> f32 {
-        let (a, b) = (self.vectors().row(a), self.vectors().row(b));
-        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+        cosine(self.vectors().row(a), self.vectors().row(b))
     }
 
     /// Writes the models into files of `folder`.

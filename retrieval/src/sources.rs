@@ -290,7 +290,7 @@ pub struct Ask<'a> {
     pub weights: &'a [f32],
     /// The time that it is.
     pub now: Timestamp,
-    /// Whether an item may be proposed at all.
+    /// Whether an item may be proposed at all. It may read the store: it is not called while the store is read.
     pub accept: &'a dyn Fn(ItemId) -> bool,
 }
 
@@ -404,8 +404,9 @@ impl Ask<'_> {
                 let best = view.best(board, Some(*code), per_value, self.now).into_iter();
                 best.map(move |scored| Scored { score: scored.score * weight, ..scored })
             });
-            lists.flatten().filter(|scored| (self.accept)(scored.item)).collect()
+            lists.flatten().collect()
         });
+        items.retain(|scored| (self.accept)(scored.item));
         // An item with several values of the field comes once, by its best.
         items.sort_unstable_by(|a, b| a.item.cmp(&b.item).then(featurestore::best_first(a, b)));
         items.dedup_by_key(|scored| scored.item);

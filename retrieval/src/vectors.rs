@@ -125,6 +125,17 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     dispatch(Dot { a, b })
 }
 
+/// The cosine of two rows of one length, in `[-1, 1]`; NaN if one is zero, or so short that its square is.
+pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    // Of an item that nearly nothing is known of the vector is nearly zero: the product of two squares would be zero in
+    // single precision, and the quotient infinite.
+    let norms = (f64::from(dot(a, a)) * f64::from(dot(b, b))).sqrt();
+    match norms > 0.0 {
+        true => (f64::from(dot(a, b)) / norms).clamp(-1.0, 1.0) as f32,
+        false => f32::NAN,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +171,13 @@ mod tests {
         let opened = Vectors::open(&path).unwrap();
         assert_eq!((opened.n_items(), opened.dim()), (5, 7));
         assert_eq!(opened.as_slice(), vectors.as_slice());
+    }
+
+    #[test]
+    fn a_cosine_is_never_infinite() {
+        assert_eq!(cosine(&[3.0, 4.0], &[4.0, 3.0]), 0.96);
+        assert!((cosine(&[1e-15, 0.0], &[2e-15, 0.0]) - 1.0).abs() < 1e-6);
+        assert!(cosine(&[0.0, 0.0], &[1.0, 2.0]).is_nan());
+        assert!(cosine(&[1e-30, 1e-30], &[1.0, 2.0]).is_nan());
     }
 }

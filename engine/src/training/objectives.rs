@@ -6,6 +6,7 @@ use std::sync::Arc;
 use featurestore::event::EventTypeId;
 use featurestore::history::questions;
 use featurestore::{Question, Timestamp};
+use ranking::calibration::Calibration;
 use ranking::groups::{Groups, NegativeSampling};
 use ranking::lightgbm::{self, LightGbmConfig};
 use ranking::ranker::Ranker;
@@ -13,7 +14,7 @@ use ranking::value::Objective;
 
 use super::{MAX_HELD_OUT, MIN_QUESTIONS, Progress, TrainError, Trainer, Windows, thin};
 use crate::ask::{Asked, ask_in_replay};
-use crate::calibrate::{self, calibrate_strictly};
+use crate::calibrate::{self, held_out_outcomes};
 use crate::release::Release;
 
 /// Rows that all objectives share, and the labels of each: whether its event happened.
@@ -67,8 +68,10 @@ impl Trainer<'_> {
             let mut questions: Vec<Question> =
                 held_out.iter().map(|question| question.about(kinds[i])).collect();
             thin(&mut questions, calibrate::MAX_QUESTIONS);
-            let calibration =
-                calibrate_strictly(base, &ranker, self.history, &questions, self.n_threads)?;
+            let (history, n_threads) = (self.history, self.n_threads);
+            let outcomes = held_out_outcomes(base, &ranker, history, &questions, n_threads);
+            // A sigmoid rises everywhere: it leaves no two candidates equal whose scores are not.
+            let calibration = Calibration::fit_platt(&outcomes)?;
             objectives.insert(event.to_owned(), Objective { ranker, calibration });
         }
         Ok(objectives)

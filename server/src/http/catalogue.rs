@@ -11,6 +11,7 @@ use featurestore::log::{ItemRecord, Record, UserRecord};
 use featurestore::readers::field_value;
 use featurestore::store::View;
 use featurestore::{EmbeddedStore, Fields, Schema, Timestamp, Value};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 
@@ -191,6 +192,18 @@ fn checked(id: web::Path<String>) -> Result<String, Problem> {
     Ok(id)
 }
 
+/// What a route about one item or user is sent: which one, and the body.
+async fn sent<T: DeserializeOwned>(
+    engine: &Engine,
+    http: &HttpRequest,
+    id: web::Path<String>,
+    payload: web::Payload,
+) -> Result<(Kind, String, T), Problem> {
+    let id = checked(id)?;
+    let body = body::read(payload, engine.config.server.max_body_bytes).await?;
+    Ok((Kind::of(http), id, body::parse_json(&body)?))
+}
+
 /// `GET /v1/items/{id}`.
 pub(super) async fn get(
     engine: web::Data<Engine>,
@@ -209,10 +222,8 @@ pub(super) async fn put(
     id: web::Path<String>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let (kind, id) = (Kind::of(&http), checked(id)?);
-    let body = body::read(payload, engine.config.server.max_body_bytes).await?;
-    let sent: Entity = body::parse_json(&body)?;
-    replace(engine, kind, id, move |_| Ok(sent)).await
+    let (kind, id, entity): (_, _, Entity) = sent(&engine, &http, id, payload).await?;
+    replace(engine, kind, id, move |_| Ok(entity)).await
 }
 
 /// `PATCH /v1/items/{id}`: what the body names changes, and what it sets to null is forgotten (RFC 7396).
@@ -222,9 +233,8 @@ pub(super) async fn patch(
     id: web::Path<String>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
-    let (kind, id) = (Kind::of(&http), checked(id)?);
-    let body = body::read(payload, engine.config.server.max_body_bytes).await?;
-    let patch: Map<String, serde_json::Value> = body::parse_json(&body)?;
+    let (kind, id, patch): (_, _, Map<String, serde_json::Value>) =
+        sent(&engine, &http, id, payload).await?;
     replace(engine, kind, id, move |known| {
         let known = known.ok_or(None)?;
         let mut merged = serde_json::to_value(known).unwrap_or_default();

@@ -63,35 +63,18 @@ pub(super) async fn similar_to_one(
 }
 
 /// The body of `POST /v1/similar`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Similar {
     item_ids: Vec<String>,
     user_id: Option<String>,
     session_id: Option<String>,
-    n: usize,
+    n: Option<usize>,
     filter: Value,
     exclude_ids: Vec<String>,
     return_fields: Vec<String>,
-    explain: Explain,
+    explain: Option<Explain>,
     dry_run: bool,
-}
-
-impl Default for Similar {
-    fn default() -> Self {
-        let Request { n, explain, .. } = Request::default();
-        Self {
-            item_ids: Vec::new(),
-            user_id: None,
-            session_id: None,
-            n,
-            filter: Value::Null,
-            exclude_ids: Vec::new(),
-            return_fields: Vec::new(),
-            explain,
-            dry_run: false,
-        }
-    }
 }
 
 /// `POST /v1/similar`.
@@ -102,16 +85,17 @@ pub(super) async fn similar(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_body_bytes).await?;
     let sent: Similar = body::parse_json(&body)?;
+    let otherwise = Request::default();
     let request = Request {
         user_id: sent.user_id,
         session_id: sent.session_id,
-        n: sent.n,
+        n: sent.n.unwrap_or(otherwise.n),
         filter: sent.filter,
         exclude_ids: sent.exclude_ids,
         return_fields: sent.return_fields,
-        explain: sent.explain,
+        explain: sent.explain.unwrap_or(otherwise.explain),
         dry_run: sent.dry_run,
-        ..Request::default()
+        ..otherwise
     };
     answer_similar(&engine, &http, request, sent.item_ids).await
 }
