@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use featurestore::history::GroupBy;
 use featurestore::readers::ImportMaps;
 use featurestore::schema::{
-    EventType, Feature, FeatureEntry, FeatureError, FieldKind, MAX_EVENT_TYPES, nearest_name,
+    EventType, Feature, FeatureEntry, FeatureError, FieldKind, MAX_EVENT_FIELDS, MAX_EVENT_TYPES,
+    VALUE_NAME, nearest_name,
 };
 use featurestore::{Schema, Span};
 use reranking::{KnownFields, RerankConfig};
@@ -34,6 +35,9 @@ pub struct Config {
     /// What users do.
     #[serde(default)]
     pub events: BTreeMap<String, EventType>,
+    /// What comes with events beside their values: numbers all of them.
+    #[serde(default)]
+    pub event_fields: BTreeMap<String, FieldKind>,
     /// Fields of items.
     #[serde(default)]
     pub items: EntityConfig,
@@ -316,6 +320,7 @@ impl Config {
             events: self.events.clone(),
             item_fields: self.items.fields.clone(),
             user_fields: self.users.fields.clone(),
+            event_fields: self.event_fields.clone(),
         }
     }
 
@@ -356,6 +361,11 @@ impl Config {
 
     fn fill_up(&mut self) {
         // The columns of a file are called as the fields are, unless the import says otherwise.
+        if let Some(map) = self.import.events.as_mut() {
+            let fields = self.event_fields.keys().filter(|name| !map.properties.contains(name));
+            let fields: Vec<String> = fields.cloned().collect();
+            map.properties.extend(fields);
+        }
         if let Some(map) = self.import.items.as_mut().filter(|map| map.fields.is_empty()) {
             map.fields = self.items.fields.clone();
         }
@@ -372,7 +382,9 @@ impl Config {
             }
         }
         if self.features.is_empty() {
-            self.features = defaults::features(&schema, &self.sources());
+            // Events that come over HTTP or in a known format may have values; only a map of columns says that none has.
+            let has_values = self.import.events.as_ref().is_none_or(|map| map.value.is_some());
+            self.features = defaults::features(&schema, has_values, &self.sources());
         }
     }
 
@@ -394,6 +406,20 @@ impl Config {
             if event.label > 31 {
                 let key = format!("events.{name}.label");
                 return Err(value(&key, event.label.to_string(), "must be from 0 to 31"));
+            }
+        }
+        if self.event_fields.len() > MAX_EVENT_FIELDS {
+            let n = self.event_fields.len().to_string();
+            return Err(value("event_fields", n, "at most 7 fields"));
+        }
+        for (name, kind) in &self.event_fields {
+            let key = format!("event_fields.{name}");
+            if name == VALUE_NAME {
+                return Err(value(&key, name.clone(), "every event has a `value`: leave it out"));
+            }
+            if *kind != FieldKind::Number {
+                let kind = format!("{kind:?}").to_lowercase();
+                return Err(value(&key, kind, "must be \"number\""));
             }
         }
         if !(4..=10).contains(&self.training.negatives) {
@@ -536,6 +562,31 @@ mod tests {
     fn a_value_out_of_range_is_named() {
         let message = error("[training]\nnegatives = 1\n");
         assert_eq!(message, "cascade.toml: `training.negatives` is 1: must be from 4 to 10");
+    }
+
+    #[test]
+    fn a_field_of_events_is_a_number_and_is_read_from_its_column() {
+        let error = |fields: &str| Config::parse(fields, Path::new("c")).unwrap_err().to_string();
+        assert_eq!(
+            error("[event_fields]\ncolour = \"category\"\n"),
+            "c: `event_fields.colour` is category: must be \"number\""
+        );
+        assert_eq!(
+            error("[event_fields]\nvalue = \"number\"\n"),
+            "c: `event_fields.value` is value: every event has a `value`: leave it out"
+        );
+        let many = (0..8).map(|i| format!("f{i} = \"number\"\n")).collect::<String>();
+        assert_eq!(
+            error(&format!("[event_fields]\n{many}")),
+            "c: `event_fields` is 8: at most 7 fields"
+        );
+        let text =
+            "[event_fields]\npieces = \"number\"\n[import.events]\nitem = \"i\"\ntime = \"t\"\n";
+        let config = Config::parse(text, Path::new("c")).unwrap();
+        assert_eq!(config.import.events.as_ref().unwrap().properties, ["pieces"]);
+        let means = config.features.iter().filter(|feature| feature.kind == "mean");
+        let sums: Vec<_> = means.map(|feature| feature.sum.as_deref()).collect();
+        assert_eq!(sums, [Some("pieces"); 4], "no column holds a value");
     }
 
     #[test]

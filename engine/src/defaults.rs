@@ -2,6 +2,7 @@
 
 use featurestore::schema::{
     Aggregate, CountedEntry, FeatureEntry, FieldKind, RequestConstant, SimilarityBy, TimePart,
+    VALUE_NAME,
 };
 use featurestore::{Schema, Span};
 use retrieval::sources::{SourceEntry, SourceKind};
@@ -37,8 +38,12 @@ pub(crate) fn sources(schema: &Schema) -> Vec<SourceEntry> {
     sources
 }
 
-/// The default features.
-pub(crate) fn features(schema: &Schema, sources: &[SourceEntry]) -> Vec<FeatureEntry> {
+/// The default features. `has_values`: whether events may have values.
+pub(crate) fn features(
+    schema: &Schema,
+    has_values: bool,
+    sources: &[SourceEntry],
+) -> Vec<FeatureEntry> {
     let mut features = Vec::new();
     item_features(&mut features);
     user_features(&mut features);
@@ -48,6 +53,10 @@ pub(crate) fn features(schema: &Schema, sources: &[SourceEntry]) -> Vec<FeatureE
         field_features(field, &mut features);
     }
     value_features(schema, &mut features);
+    let value = has_values.then_some(VALUE_NAME);
+    for number in value.into_iter().chain(schema.event_fields.keys().map(String::as_str)) {
+        mean_features(number, &mut features);
+    }
     source_features(sources, &mut features);
     request_features(&mut features);
     if schema.events.len() > 1 {
@@ -183,6 +192,19 @@ fn value_features(schema: &Schema, features: &mut Vec<FeatureEntry>) {
     };
     features.extend(of(&schema.item_fields, "item"));
     features.extend(of(&schema.user_fields, "user"));
+}
+
+/// What comes with the events of the item, lately and for long, and with those of the user: prices, discounts, ratings.
+fn mean_features(number: &str, features: &mut Vec<FeatureEntry>) {
+    let mean = |scope: &str, days: i64| FeatureEntry {
+        scope: Some(scope.into()),
+        half_life: Some(Span::days(days)),
+        sum: Some(number.into()),
+        ..entry(format!("{scope}_{number}_mean_{days}d"), "mean")
+    };
+    features.extend(
+        [("item", 3), ("item", 60), ("user_item", 120), ("user", 60)].map(|(s, d)| mean(s, d)),
+    );
 }
 
 fn source_features(sources: &[SourceEntry], features: &mut Vec<FeatureEntry>) {

@@ -292,8 +292,8 @@ impl State {
         let (user, item) = self.store.intern(&user, &event.item);
         let Some(kind) = self.schema.event_type(&event.kind) else { return };
         let session = event.session.as_ref().map_or(NO_SESSION, |name| self.sessions.intern(name));
-        let value = event.value.map_or(f32::NAN, |value| value as f32);
-        self.store.apply(&Event { time: event.time, user, item, session, value, kind });
+        let numbers = self.schema.numbers_of(event);
+        self.store.apply(&Event { time: event.time, user, item, session, kind, numbers });
     }
 
     /// Checks that the items of the log in the folder `log` are those that `release` numbers.

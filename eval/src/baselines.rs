@@ -184,6 +184,7 @@ fn fade(now: Timestamp, last: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use featurestore::event::MAX_EVENT_NUMBERS;
     use featurestore::history::{GroupBy, questions};
     use featurestore::{Entities, EventTypeId};
 
@@ -199,8 +200,8 @@ mod tests {
             user: UserId(user),
             item: ItemId(item),
             session,
-            value: f32::NAN,
             kind: EventTypeId(0),
+            numbers: [f32::NAN; MAX_EVENT_NUMBERS],
         };
         History { items, events: events.iter().map(event).collect(), ..History::default() }
     }

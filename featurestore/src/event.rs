@@ -46,11 +46,20 @@ pub struct Event {
     pub item: ItemId,
     /// Dense number of the session; `NO_SESSION` if none was given.
     pub session: u32,
-    /// An amount, NaN if none was given.
-    pub value: f32,
     /// What was done.
     pub kind: EventTypeId,
+    /// Its value and its fields, by [`Schema::event_number`](crate::Schema::event_number); NaN if not given.
+    pub numbers: EventNumbers,
 }
+
+/// Most numbers that an event has: its value and its fields.
+pub const MAX_EVENT_NUMBERS: usize = 8;
+
+/// The numbers of an event.
+pub type EventNumbers = [f32; MAX_EVENT_NUMBERS];
+
+/// Position of an event's value among its numbers.
+pub const VALUE: u8 = 0;
 
 /// The session of events that came without one.
 pub const NO_SESSION: u32 = u32::MAX;

@@ -79,8 +79,8 @@ impl<'a> HistoryBuilder<'a> {
             return;
         };
         let session = event.session.as_ref().map_or(NO_SESSION, |name| self.sessions.intern(name));
-        let value = event.value.map_or(f32::NAN, |value| value as f32);
-        history.events.push(Event { time: event.time, user, item, session, value, kind });
+        let numbers = self.schema.numbers_of(event);
+        history.events.push(Event { time: event.time, user, item, session, kind, numbers });
     }
 
     /// The history, its events sorted by time.

@@ -16,7 +16,7 @@ use crate::readers::{
     ColumnMap, Format, ImportMaps, ItemMap, ReadError, Row, TimeUnit, UserMap, event_from_row,
     open_rows,
 };
-use crate::schema::{EventType, FieldKind, MAX_EVENT_TYPES, Schema};
+use crate::schema::{EventType, FieldKind, MAX_EVENT_FIELDS, MAX_EVENT_TYPES, Schema, VALUE_NAME};
 
 use columns::Role;
 use profile::Table;
@@ -132,9 +132,9 @@ pub struct Inferred {
 /// If a file cannot be read, or a column that is needed cannot be told.
 pub fn infer(files: &Files) -> Result<Inferred, InferError> {
     let mut why = Why::default();
-    let events = infer_events(&files.events, files.format, &mut why)?;
+    let (events, event_fields) = infer_events(&files.events, files.format, &mut why)?;
     let counts = Counts::of(&files.events, files.format, &events)?;
-    let mut schema = Schema::default();
+    let mut schema = Schema { event_fields, ..Schema::default() };
     for (name, count) in &counts.by_type {
         let (event_type, reason) = event_types::known(name);
         let reason =
@@ -182,7 +182,12 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
-fn infer_events(path: &Path, format: Format, why: &mut Why) -> Result<ColumnMap, InferError> {
+/// Which column is what, and which of the others are fields of the events.
+fn infer_events(
+    path: &Path,
+    format: Format,
+    why: &mut Why,
+) -> Result<(ColumnMap, BTreeMap<String, FieldKind>), InferError> {
     let table = Table::sample(path, format, SAMPLE_ROWS)?;
     let mut find = |role: &Role, key: &str| {
         let column = columns::find(role, &table)?;
@@ -222,14 +227,36 @@ fn infer_events(path: &Path, format: Format, why: &mut Why) -> Result<ColumnMap,
         event_id,
         properties: Vec::new(),
     };
-    note_unused(&table, map.columns(), why);
-    Ok(map)
+    let used: FxHashSet<&str> = map.columns().collect();
+    let (fields, unused) = event_fields(&table, &used, why);
+    note_unused(&unused, why);
+    Ok((map, fields))
 }
 
-fn note_unused<'a>(table: &Table, used: impl Iterator<Item = &'a str>, why: &mut Why) {
-    let used: FxHashSet<&str> = used.collect();
-    let unused = table.names().filter(|name| !used.contains(name));
-    let unused: Vec<&str> = unused.collect();
+/// The columns that are not `used` and hold numbers, as fields of the events, and those that are left.
+fn event_fields<'a>(
+    table: &'a Table,
+    used: &FxHashSet<&str>,
+    why: &mut Why,
+) -> (BTreeMap<String, FieldKind>, Vec<&'a str>) {
+    let (mut fields, mut unused) = (BTreeMap::new(), Vec::new());
+    for name in table.names().filter(|name| !used.contains(name)) {
+        match table.profile(name).field_kind(name) {
+            Some((FieldKind::Number, reason))
+                if fields.len() < MAX_EVENT_FIELDS
+                    && name != VALUE_NAME
+                    && !columns::is_calendar(name) =>
+            {
+                why.say(&format!("event_fields.{name}"), reason);
+                fields.insert(name.to_owned(), FieldKind::Number);
+            }
+            _ => unused.push(name),
+        }
+    }
+    (fields, unused)
+}
+
+fn note_unused(unused: &[&str], why: &mut Why) {
     if !unused.is_empty() {
         let names = unused.join(", ");
         why.notes.push(format!("not imported, name them in properties to keep them: {names}"));

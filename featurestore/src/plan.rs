@@ -7,7 +7,7 @@ use crate::board::BoardSpec;
 use crate::event::EventTypeId;
 use crate::ids::ItemId;
 use crate::record::{RecordLayout, Slot, SlotId, SlotOp};
-use crate::schema::{Counted, Feature, FeatureKind, Schema, Scope};
+use crate::schema::{Counted, Feature, FeatureKind, Schema, Scope, Summed};
 use crate::store::UserView;
 use crate::time::{DAY_MS, Span, Timestamp};
 
@@ -93,7 +93,7 @@ impl<'a> PlanBuilder<'a> {
         plan.user_item.slot(Slot { event: None, op: SlotOp::Last });
         for kind in 0..schema.events.len() {
             let event = Some(EventTypeId(kind as u8));
-            plan.user_item.slot(Slot { event, op: SlotOp::Count { sum_value: false } });
+            plan.user_item.slot(Slot { event, op: SlotOp::Count { sum: Summed::Events } });
             plan.user_item.slot(Slot { event, op: SlotOp::Last });
         }
         let item_fields = schema.item_fields.keys().map(String::as_str).collect();
@@ -112,7 +112,7 @@ impl<'a> PlanBuilder<'a> {
     /// Has a fading count kept for each pair of a user and an item.
     pub fn user_item_count(&mut self, event: Option<&str>, half_life: Option<Span>) -> SlotId {
         let event = event.and_then(|name| self.schema.event_type(name));
-        self.plan.user_item.slot(Slot { event, op: count_op(half_life, false) })
+        self.plan.user_item.slot(Slot { event, op: count_op(half_life, Summed::Events) })
     }
 
     /// Has a list of best items kept; `field`: for each value of this category field. The position among the boards.
@@ -123,7 +123,8 @@ impl<'a> PlanBuilder<'a> {
         if let Some(known) = self.plan.boards.iter().position(|(other, _)| *other == spec) {
             return known;
         }
-        let slot = self.plan.item.slot(Slot { event, op: count_op(Some(half_life), false) });
+        let slot =
+            self.plan.item.slot(Slot { event, op: count_op(Some(half_life), Summed::Events) });
         self.plan.boards.push((spec, slot));
         self.plan.boards.len() - 1
     }
@@ -134,8 +135,11 @@ impl<'a> PlanBuilder<'a> {
         field: &str,
         half_life: Option<Span>,
     ) -> Option<(usize, SlotId)> {
-        let number =
-            self.number(&Scope::UserField(field.into()), &None, count_op(half_life, false))?;
+        let number = self.number(
+            &Scope::UserField(field.into()),
+            &None,
+            count_op(half_life, Summed::Events),
+        )?;
         match number.block {
             Block::UserField(position) => Some((position, number.slot)),
             _ => None,
@@ -178,8 +182,8 @@ impl<'a> PlanBuilder<'a> {
         Some(Number { block, slot: layout.slot(Slot { event, op }) })
     }
 
-    fn counted(&mut self, counted: &Counted, sum_value: bool) -> Option<Number> {
-        self.number(&counted.scope, &counted.event, count_op(counted.half_life, sum_value))
+    fn counted(&mut self, counted: &Counted) -> Option<Number> {
+        self.number(&counted.scope, &counted.event, count_op(counted.half_life, counted.sum))
     }
 
     fn gap(&mut self, scope: &Scope, event: &Option<String>) -> Option<[Number; 3]> {
@@ -215,21 +219,25 @@ impl<'a> PlanBuilder<'a> {
             FeatureKind::ItemAge { field: None } => {
                 Some(Formula::AgeDays { first: self.number(&Scope::Item, &None, SlotOp::First)? })
             }
-            FeatureKind::DecayedCount { counted, sum_value } => {
-                Some(Formula::Count(self.counted(counted, *sum_value)?))
+            FeatureKind::DecayedCount { counted } => Some(Formula::Count(self.counted(counted)?)),
+            FeatureKind::Mean { scope, event, half_life, number } => {
+                let mut sum = |of| self.number(scope, event, count_op(*half_life, of));
+                let top = sum(Summed::Number(*number))?;
+                let bottom = sum(Summed::Having(*number))?;
+                Some(Formula::Rate { top, bottom, prior: 0.0, strength: 0.0 })
             }
             FeatureKind::DistinctUsers { event } => {
                 Some(Formula::Count(self.number(&Scope::Item, event, SlotOp::DistinctUsers)?))
             }
             FeatureKind::Rate { top, bottom, prior, strength } => Some(Formula::Rate {
-                top: self.counted(top, false)?,
-                bottom: self.counted(bottom, false)?,
+                top: self.counted(top)?,
+                bottom: self.counted(bottom)?,
                 prior: *prior,
                 strength: *strength,
             }),
             FeatureKind::Trend { scope, event, short, long } => Some(Formula::Trend {
-                short: self.number(scope, event, count_op(Some(*short), false))?,
-                long: self.number(scope, event, count_op(Some(*long), false))?,
+                short: self.number(scope, event, count_op(Some(*short), Summed::Events))?,
+                long: self.number(scope, event, count_op(Some(*long), Summed::Events))?,
                 per_day: long.0 as f64 / short.0 as f64,
             }),
             FeatureKind::TimeSinceLast { scope, event } => {
@@ -244,7 +252,7 @@ impl<'a> PlanBuilder<'a> {
                 Some(Formula::GapRatio { first, last, occasions })
             }
             FeatureKind::InteractedWith { field, event, half_life } => {
-                let op = count_op(*half_life, false);
+                let op = count_op(*half_life, Summed::Events);
                 Some(Formula::Share {
                     part: self.number(&Scope::UserField(field.clone()), event, op)?,
                     whole: self.number(&Scope::User, event, op)?,
@@ -260,10 +268,10 @@ impl<'a> PlanBuilder<'a> {
     }
 }
 
-fn count_op(half_life: Option<Span>, sum_value: bool) -> SlotOp {
+fn count_op(half_life: Option<Span>, sum: Summed) -> SlotOp {
     match half_life {
-        Some(half_life) => SlotOp::Decayed { half_life, sum_value },
-        None => SlotOp::Count { sum_value },
+        Some(half_life) => SlotOp::Decayed { half_life, sum },
+        None => SlotOp::Count { sum },
     }
 }
 

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, EventTypeId};
+use crate::schema::Summed;
 use crate::time::{Span, Timestamp};
 
 /// One remembered number.
@@ -23,17 +24,17 @@ pub struct Slot {
 /// What is remembered of the events of a slot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SlotOp {
-    /// Their number or the sum of their values, each halved with every `half_life` that passes.
+    /// Their number or the sum of one of their numbers, each halved with every `half_life` that passes.
     Decayed {
         /// Time in which a count halves.
         half_life: Span,
-        /// Add the event's value instead of 1.
-        sum_value: bool,
+        /// What is added up.
+        sum: Summed,
     },
-    /// Their number or the sum of their values.
+    /// Their number or the sum of one of their numbers.
     Count {
-        /// Add the event's value instead of 1.
-        sum_value: bool,
+        /// What is added up.
+        sum: Summed,
     },
     /// Time of the earliest.
     First,
@@ -100,12 +101,11 @@ impl RecordLayout {
             if slot.event.is_some_and(|kind| kind != event.kind) {
                 continue;
             }
-            let amount = |sum_value| if sum_value { amount_of(event) } else { 1.0 };
             match slot.op {
-                SlotOp::Decayed { half_life, sum_value } => {
-                    *value += amount(sum_value) * faded(reference - time, half_life);
+                SlotOp::Decayed { half_life, sum } => {
+                    *value += amount_of(event, sum) * faded(reference - time, half_life);
                 }
-                SlotOp::Count { sum_value } => *value += amount(sum_value),
+                SlotOp::Count { sum } => *value += amount_of(event, sum),
                 SlotOp::First => *value = value.min(time),
                 SlotOp::Last => *value = value.max(time),
                 SlotOp::Occasions => {}
@@ -200,8 +200,15 @@ fn faded(passed_ms: f64, half_life: Span) -> f64 {
     if passed_ms == 0.0 { 1.0 } else { (-passed_ms / half_life.0 as f64).exp2() }
 }
 
-fn amount_of(event: &Event) -> f64 {
-    if event.value.is_finite() { f64::from(event.value) } else { 0.0 }
+fn amount_of(event: &Event, sum: Summed) -> f64 {
+    match sum {
+        Summed::Events => 1.0,
+        Summed::Number(i) => match event.numbers[usize::from(i)] {
+            number if number.is_finite() => f64::from(number),
+            _ => 0.0,
+        },
+        Summed::Having(i) => f64::from(u8::from(event.numbers[usize::from(i)].is_finite())),
+    }
 }
 
 /// Records by key, in the order in which the keys first came.
@@ -271,7 +278,7 @@ impl<K: Copy + Eq + Hash> RecordTable<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::NO_SESSION;
+    use crate::event::{MAX_EVENT_NUMBERS, NO_SESSION, VALUE};
     use crate::ids::{ItemId, UserId};
     use crate::time::DAY_MS;
     use proptest::prelude::*;
@@ -282,16 +289,16 @@ mod tests {
             user: UserId(0),
             item: ItemId(0),
             session: NO_SESSION,
-            value,
             kind: EventTypeId(0),
+            numbers: [value; MAX_EVENT_NUMBERS],
         }
     }
 
     fn layout() -> (RecordLayout, Vec<SlotId>) {
         let ops = [
-            SlotOp::Decayed { half_life: Span::days(2), sum_value: false },
-            SlotOp::Decayed { half_life: Span::days(3), sum_value: true },
-            SlotOp::Count { sum_value: false },
+            SlotOp::Decayed { half_life: Span::days(2), sum: Summed::Events },
+            SlotOp::Decayed { half_life: Span::days(3), sum: Summed::Number(VALUE) },
+            SlotOp::Count { sum: Summed::Events },
             SlotOp::First,
             SlotOp::Last,
         ];

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::EventTypeId;
+use crate::event::{EventNumbers, EventTypeId, MAX_EVENT_NUMBERS, NamedEvent, VALUE};
 use crate::time::Span;
+use crate::value::Value;
 
 /// What an event type says about a preference.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,7 +51,15 @@ pub struct Schema {
     pub item_fields: BTreeMap<String, FieldKind>,
     /// Fields of users.
     pub user_fields: BTreeMap<String, FieldKind>,
+    /// Fields of events, numbers all of them: what came with an event beside its value.
+    pub event_fields: BTreeMap<String, FieldKind>,
 }
+
+/// Most fields that events may have.
+pub const MAX_EVENT_FIELDS: usize = MAX_EVENT_NUMBERS - 1;
+
+/// What an event's value is called among its numbers.
+pub const VALUE_NAME: &str = "value";
 
 /// Most event types that a schema may have.
 pub const MAX_EVENT_TYPES: usize = 64;
@@ -69,6 +78,29 @@ impl Schema {
     /// The gain level of each event type, by [`EventTypeId`].
     pub fn labels(&self) -> Vec<u8> {
         self.events.values().map(|event| event.label).collect()
+    }
+
+    /// Position of `name`, which is `value` or a field of events, among the numbers of an event.
+    pub fn event_number(&self, name: &str) -> Option<u8> {
+        if name == VALUE_NAME {
+            return Some(VALUE);
+        }
+        self.event_fields.keys().position(|known| known == name).map(|i| VALUE + 1 + i as u8)
+    }
+
+    /// The numbers of `event`.
+    pub fn numbers_of(&self, event: &NamedEvent) -> EventNumbers {
+        let mut numbers = [f32::NAN; MAX_EVENT_NUMBERS];
+        let fields = self.event_fields.keys().map(|name| event.properties.get(name.as_str()));
+        let fields = fields.map(|property| property.and_then(Value::as_number));
+        for (number, given) in numbers.iter_mut().zip(std::iter::once(event.value).chain(fields)) {
+            // A number that 32 bits do not hold is as good as none.
+            *number = given.map_or(f32::NAN, |given| given as f32);
+            if number.is_infinite() {
+                *number = f32::NAN;
+            }
+        }
+        numbers
     }
 
     /// Names of the item fields of type `kind`, in order.
@@ -147,6 +179,19 @@ pub struct Counted {
     pub event: Option<String>,
     /// `None`: it does not fade.
     pub half_life: Option<Span>,
+    /// What is added up.
+    pub sum: Summed,
+}
+
+/// What a count adds up of each event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Summed {
+    /// 1.
+    Events,
+    /// Its number at this position; nothing if it is not given.
+    Number(u8),
+    /// 1 if its number at this position is given.
+    Having(u8),
 }
 
 /// How a feature is computed.
@@ -163,8 +208,10 @@ pub enum FeatureKind {
     Vector { field: String, component: usize },
     /// Days since the item's `field`, or since its publication or first event.
     ItemAge { field: Option<String> },
-    /// Events, each fading with the half-life; or their values, if `sum_value`.
-    DecayedCount { counted: Counted, sum_value: bool },
+    /// Events, or one of their numbers, each fading with the half-life.
+    DecayedCount { counted: Counted },
+    /// The mean of one of the events' numbers, each fading with the half-life; missing without any.
+    Mean { scope: Scope, event: Option<String>, half_life: Option<Span>, number: u8 },
     /// Distinct users who had the event: scope item only.
     DistinctUsers { event: Option<String> },
     /// `(top + prior * strength) / (bottom + strength)`.
@@ -238,7 +285,7 @@ pub struct FeatureEntry {
     /// Long half-life of a trend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub long: Option<Span>,
-    /// `count` (default) or `value`: what is summed.
+    /// `count` (default), `value`, or a field of the events: what is added up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sum: Option<String>,
     /// Numerator of a rate.
@@ -291,16 +338,20 @@ pub struct CountedEntry {
     /// As in [`FeatureEntry::half_life`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub half_life: Option<Span>,
+    /// As in [`FeatureEntry::sum`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sum: Option<String>,
 }
 
 /// The names of the kinds of features.
-pub const KINDS: [&str; 19] = [
+pub const KINDS: [&str; 20] = [
     "number",
     "category",
     "boolean",
     "vector",
     "item_age",
     "decayed_count",
+    "mean",
     "distinct_users",
     "rate",
     "trend",
@@ -400,8 +451,14 @@ impl Resolver<'_> {
                     scope: self.own_scope()?,
                     event: self.event(&e.event)?,
                     half_life: e.half_life,
+                    sum: self.summed(&e.sum)?,
                 },
-                sum_value: e.sum.as_deref() == Some("value"),
+            },
+            "mean" => FeatureKind::Mean {
+                scope: self.own_scope()?,
+                event: self.event(&e.event)?,
+                half_life: e.half_life,
+                number: self.number(&self.needed("sum", e.sum.clone())?)?,
             },
             "distinct_users" => FeatureKind::DistinctUsers { event: self.event(&e.event)? },
             "rate" => FeatureKind::Rate {
@@ -534,7 +591,21 @@ impl Resolver<'_> {
             scope: self.scope(&entry.scope, &entry.field)?,
             event: self.event(&entry.event)?,
             half_life: entry.half_life,
+            sum: self.summed(&entry.sum)?,
         })
+    }
+
+    fn summed(&self, sum: &Option<String>) -> Result<Summed, FeatureError> {
+        match sum.as_deref() {
+            None | Some("count") => Ok(Summed::Events),
+            Some(name) => Ok(Summed::Number(self.number(name)?)),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<u8, FeatureError> {
+        let known = self.schema.event_fields.keys().map(String::as_str);
+        let number = self.schema.event_number(name);
+        number.ok_or_else(|| self.unknown("sum", name, known.chain(["count", VALUE_NAME])))
     }
 }
 
@@ -545,7 +616,7 @@ mod tests {
     fn schema() -> Schema {
         let events = [("purchase".to_owned(), EventType { weight: 4.0, label: 3 })].into();
         let item_fields = [("category".to_owned(), FieldKind::Category)].into();
-        Schema { events, item_fields, user_fields: BTreeMap::new() }
+        Schema { events, item_fields, ..Schema::default() }
     }
 
     #[test]

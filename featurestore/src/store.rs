@@ -14,7 +14,7 @@ use crate::event::{Event, EventTypeId};
 use crate::ids::{ItemId, Scored, UserId};
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
 use crate::record::{RecordTable, Slot, SlotOp};
-use crate::schema::Schema;
+use crate::schema::{Schema, Summed};
 use crate::time::Timestamp;
 
 /// How many of a user's latest events are kept one by one.
@@ -255,7 +255,7 @@ impl State {
         let pair = self.user_states[event.user.index()].items.get(event.item, &plan.user_item);
         let first_of_user = |kind: Option<EventTypeId>| {
             let Some(pair) = pair else { return true };
-            let op = SlotOp::Count { sum_value: false };
+            let op = SlotOp::Count { sum: Summed::Events };
             kind.is_some() && plan.user_item.find(Slot { event: kind, op }, pair) == Some(0.0)
         };
         let width = plan.item.width();

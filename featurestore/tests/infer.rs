@@ -50,9 +50,12 @@ fn groceries() -> String {
     );
     for i in 0..600u64 {
         let (user, basket, product) = (i % 10, i / 6, i % 7);
-        let seconds = i % 60;
-        writeln!(content, "{user},3,{basket},{product},1,2.5,1,2017-01-01T00:00:{seconds:02}Z")
-            .unwrap();
+        let (seconds, quantity) = (i % 60, 1 + i % 3);
+        writeln!(
+            content,
+            "{user},3,{basket},{product},{quantity},2.5,1,2017-01-01T00:00:{seconds:02}Z"
+        )
+        .unwrap();
     }
     content
 }
@@ -74,6 +77,8 @@ fn groceries_are_purchases_that_repeat() {
     assert_eq!(events.default_kind.as_deref(), Some("purchase"));
     let purchase = &inferred.schema.events["purchase"];
     assert_eq!((purchase.weight, purchase.label), (4.0, 3));
+    let numbers: Vec<&String> = inferred.schema.event_fields.keys().collect();
+    assert_eq!(numbers, ["quantity"], "a shop is no number, and the time says what week it is");
     assert!(inferred.repeat_share > 0.8);
     assert!(inferred.hide_seen.is_empty());
     let fields: Vec<(&str, FieldKind)> =
@@ -106,6 +111,7 @@ fn the_written_configuration_reads_back_as_what_was_inferred() {
     assert_eq!(table["store"]["kind"].as_str(), Some("embedded"));
     assert_eq!(table["events"]["purchase"]["label"].as_integer(), Some(3));
     assert_eq!(table["items"]["fields"]["department"].as_str(), Some("category"));
+    assert_eq!(table["event_fields"]["quantity"].as_str(), Some("number"));
     assert!(!table.contains_key("scenarios"));
     let is_inferred = |line: &&str| line.contains('=') && !line.starts_with('#');
     let unexplained: Vec<&str> =

@@ -177,6 +177,13 @@ pub(super) const HIDDEN: Role = Role {
 
 const IDENTITY: Role = Role { names: &["id"], ..ITEM };
 
+/// Whether a column called `name` counts the calendar: what it says, the time says too.
+pub(super) fn is_calendar(name: &str) -> bool {
+    let names =
+        ["year", "quarter", "month", "week", "weekno", "weekday", "day", "dayofweek", "hour"];
+    names.contains(&bare(name).as_str())
+}
+
 /// A column that may play a role.
 #[derive(Clone, Debug)]
 pub(super) struct Found {

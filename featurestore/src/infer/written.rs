@@ -17,8 +17,9 @@ impl Inferred {
         let mut toml = Toml { text: String::new(), inferred: self };
         toml.head();
         toml.events();
-        toml.fields("items", self.schema.item_fields.iter());
-        toml.fields("users", self.schema.user_fields.iter());
+        toml.event_fields();
+        toml.fields("items.fields", self.schema.item_fields.iter());
+        toml.fields("users.fields", self.schema.user_fields.iter());
         toml.import("events", self.import.events.as_ref());
         toml.import("items", self.import.items.as_ref());
         toml.import("users", self.import.users.as_ref());
@@ -68,15 +69,27 @@ impl Toml<'_> {
         }
     }
 
+    fn event_fields(&mut self) {
+        let fields = &self.inferred.schema.event_fields;
+        if !fields.is_empty() {
+            self.fields("event_fields", fields.iter());
+        }
+    }
+
     fn fields<'b>(
         &mut self,
         section: &str,
         fields: impl Iterator<Item = (&'b String, &'b FieldKind)>,
     ) {
-        self.line(&format!("\n[{section}.fields]"));
+        let header = format!("[{section}]");
+        self.line("");
+        match section {
+            "event_fields" => self.line(&format!("{header:COMMENT_COLUMN$} # beside `value`")),
+            _ => self.line(&header),
+        }
         for (name, kind) in fields {
             let line = format!("{} = {}", key(name), value(kind));
-            self.explained(&line, &format!("{section}.fields.{name}"));
+            self.explained(&line, &format!("{section}.{name}"));
         }
     }
 

@@ -68,6 +68,7 @@ pub fn schema() -> Schema {
             ("gender", FieldKind::Category),
             ("occupation", FieldKind::Category),
         ]),
+        ..Schema::default()
     }
 }
 
