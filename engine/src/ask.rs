@@ -52,7 +52,9 @@ pub fn ask_in_replay<T: Send>(
                 user: Some(question.user),
                 now: question.time,
                 n,
+                seeds: Vec::new(),
                 exclude: Vec::new(),
+                filter: None,
                 seed: release.config.training.seed ^ question.first_event as u64,
                 deadline: None,
             };

@@ -8,6 +8,7 @@ mod defaults;
 pub mod embedding_import;
 pub mod keys;
 
+pub mod filter;
 pub mod pipeline;
 mod slate;
 

@@ -18,10 +18,12 @@ use featurestore::{EmbeddedStore, ItemId, Scored, Timestamp, UserId, keep_best};
 use ranking::ranker::Ranker;
 use ranking::value::ValueModel;
 use reranking::{Lookup, Reranked, Rules, rerank};
+use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
 use retrieval::sources::{Ask, SourceScratch};
 use rustc_hash::FxHashSet;
 
+use crate::filter::Filter;
 use crate::release::{Release, ScenarioPlan};
 use crate::slate::SlateColumns;
 
@@ -34,8 +36,12 @@ pub struct Query {
     pub now: Timestamp,
     /// How many items are wanted.
     pub n: usize,
+    /// Items that the list starts from, each once, as if the user had turned to them just now. They are not shown.
+    pub seeds: Vec<ItemId>,
     /// Items that must not be shown.
     pub exclude: Vec<ItemId>,
+    /// What is allowed besides; `None`: everything.
+    pub filter: Option<Arc<Filter>>,
     /// Start of the random sequence of exploration.
     pub seed: u64,
     /// When the answer must be there; `None`: take the time that it takes.
@@ -49,6 +55,8 @@ pub enum Refused {
     Unavailable,
     /// The request excludes it.
     Excluded,
+    /// The request's filter does not let it pass.
+    Filtered,
     /// The user has seen it.
     Seen,
 }
@@ -122,6 +130,8 @@ pub struct Scratch {
     pub ranked: Vec<Scored>,
     /// Items that the request or the user's history kept out of the last request.
     pub refused: FxHashSet<ItemId>,
+    /// What the last request allowed, if it had a filter: available, and not refused.
+    passing: Option<ItemSet>,
 }
 
 /// A release with the state that it answers from.
@@ -214,14 +224,18 @@ impl Pipeline {
     /// Why `item` may not be shown to the user of `query`, if it may not.
     pub fn refusal(&self, scenario: &ScenarioPlan, query: &Query, item: ItemId) -> Option<Refused> {
         let user = self.store.read_user(query.user);
-        if query.exclude.contains(&item) {
+        if query.exclude.contains(&item) || query.seeds.contains(&item) {
             return Some(Refused::Excluded);
         }
         if self.has_seen(scenario, query, &user, item) {
             return Some(Refused::Seen);
         }
-        let available = self.store.view(|view| view.items().is_available(item.0, query.now));
-        (!available).then_some(Refused::Unavailable)
+        if !self.is_available(item, query.now) {
+            return Some(Refused::Unavailable);
+        }
+        let filter = query.filter.as_ref()?;
+        let passes = self.store.view(|view| filter.passing(view.items()).contains(item));
+        (!passes).then_some(Refused::Filtered)
     }
 
     fn has_seen(
@@ -245,32 +259,30 @@ impl Pipeline {
         user: &UserView,
         scratch: &mut Scratch,
     ) -> Vec<usize> {
-        self.read_refused(scenario, query, user, &mut scratch.refused);
-        let Scratch { refused, sources, candidates, .. } = scratch;
-        let lists = self.propose(scenario, query, user, &|item| !refused.contains(&item), sources);
-        *candidates = merge(&lists, scenario.candidates);
-        let available = self.available(&candidates.items, query.now);
-        candidates.retain(|i| available[i]);
+        self.read_refused(scenario, query, user, scratch);
+        let Scratch { refused, passing, sources, candidates, .. } = scratch;
+        let lists = match passing {
+            Some(set) => {
+                let accept = |item: ItemId| set.contains(item);
+                let ask = Ask { among: Some(set), ..self.ask(query, user, &accept) };
+                let lists = propose(scenario, &ask, sources);
+                *candidates = among(set, &lists, scenario.candidates, query.n);
+                lists
+            }
+            None => {
+                let accept =
+                    |item: ItemId| !refused.contains(&item) && self.is_available(item, query.now);
+                let lists = propose(scenario, &self.ask(query, user, &accept), sources);
+                *candidates = merge(&lists, scenario.candidates);
+                lists
+            }
+        };
         lists.iter().map(|list| list.items.len()).collect()
-    }
-
-    /// What every source of `scenario` proposes; nothing that `accept` refuses.
-    fn propose(
-        &self,
-        scenario: &ScenarioPlan,
-        query: &Query,
-        user: &UserView,
-        accept: &dyn Fn(ItemId) -> bool,
-        scratch: &mut SourceScratch,
-    ) -> Vec<SourceList> {
-        let ask = self.ask(query, user, accept);
-        ask.prepare(scratch);
-        scenario.sources.iter().map(|source| ask.list(source, scratch)).collect()
     }
 
     fn ask<'a>(
         &'a self,
-        query: &Query,
+        query: &'a Query,
         user: &'a UserView,
         accept: &'a dyn Fn(ItemId) -> bool,
     ) -> Ask<'a> {
@@ -279,10 +291,17 @@ impl Pipeline {
             store: &self.store,
             user_id: query.user,
             user,
+            seeds: &query.seeds,
             weights: &self.release.weights,
             now: query.now,
             accept,
+            among: None,
         }
+    }
+
+    /// Whether `item` may be shown at all at `now`.
+    fn is_available(&self, item: ItemId, now: Timestamp) -> bool {
+        self.store.view(|view| view.items().is_available(item.0, now))
     }
 
     /// Which of `items` may be shown at all at `now`.
@@ -291,22 +310,34 @@ impl Pipeline {
             .view(|view| items.iter().map(|item| view.items().is_available(item.0, now)).collect())
     }
 
-    /// The items that the request or the user's history keeps out.
+    /// The items that the request or the user's history keeps out, and those that its filter lets pass.
     fn read_refused(
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
         user: &UserView,
-        refused: &mut FxHashSet<ItemId>,
+        scratch: &mut Scratch,
     ) {
+        let refused = &mut scratch.refused;
         refused.clear();
-        refused.extend(&query.exclude);
+        refused.extend(query.exclude.iter().chain(&query.seeds));
         if let Some(rule) = &scenario.hide_seen {
             let plan = self.store.plan();
             let seen = user.state.items.iter(&plan.user_item);
             let seen = seen.filter(|(_, record)| rule.hides(plan.last_by_type(record), query.now));
             refused.extend(seen.map(|(item, _)| item));
         }
+        scratch.passing = query.filter.as_ref().map(|filter| {
+            let mut set = self.store.view(|view| {
+                let (items, passing) = (view.items(), filter.passing(view.items()));
+                let is_shown = |id: usize| {
+                    passing.contains(ItemId(id as u32)) && items.is_available(id as u32, query.now)
+                };
+                ItemSet::from_fn(items.len(), is_shown)
+            });
+            refused.iter().for_each(|item| set.remove(*item));
+            set
+        });
     }
 
     /// A thousand to a hundred: features and the ranker's score; when time is short, fewer trees or none.
@@ -373,7 +404,10 @@ impl Pipeline {
         if rules.diversity != scenario.rerank.diversity {
             rules.to_mut().diversity = scenario.rerank.diversity;
         }
-        let accept = |item: ItemId| !scratch.refused.contains(&item);
+        let accept = |item: ItemId| match &scratch.passing {
+            Some(set) => set.contains(item),
+            None => !scratch.refused.contains(&item),
+        };
         let columns =
             SlateColumns::read(&self.release, &self.store, &rules, query.now, ranked, accept);
         columns.slate(ranked, query.now, |slate| rerank(slate, &rules, query.n, query.seed))
@@ -401,6 +435,28 @@ impl Pipeline {
             context.column(&feature.kind, &mut columns[i * n..(i + 1) * n]);
         }
     }
+}
+
+/// What every source of `scenario` proposes.
+fn propose(scenario: &ScenarioPlan, ask: &Ask<'_>, scratch: &mut SourceScratch) -> Vec<SourceList> {
+    ask.prepare(scratch);
+    scenario.sources.iter().map(|source| ask.list(source, scratch)).collect()
+}
+
+/// At most `limit` of the items in `set`: all of them, if they are no more; else what `lists` propose, and if that is not
+/// enough for a list of `n`, further ones in the order of the catalogue.
+fn among(set: &ItemSet, lists: &[SourceList], limit: usize, n: usize) -> Candidates {
+    if set.len() <= limit {
+        return Candidates::given(set.iter().collect(), lists);
+    }
+    let merged = merge(lists, limit);
+    let n_missing = n.min(limit).saturating_sub(merged.len());
+    if n_missing == 0 {
+        return merged;
+    }
+    let known: FxHashSet<ItemId> = merged.items.iter().copied().collect();
+    let more = set.iter().filter(|item| !known.contains(item)).take(n_missing);
+    Candidates::given(merged.items.iter().copied().chain(more).collect(), lists)
 }
 
 /// The best `top` of `items` by their `scores`.

@@ -213,8 +213,16 @@ fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) ->
     let known = pipeline.store().view(|view| view.users().names().get(user).map(UserId));
     let scenario = &pipeline.release().scenarios[&job.scenario];
     let seed = pipeline.release().manifest.seed ^ u64::from(known.map_or(u32::MAX, |user| user.0));
-    let query =
-        Query { user: known, now: job.now, n: job.n, exclude: Vec::new(), seed, deadline: None };
+    let query = Query {
+        user: known,
+        now: job.now,
+        n: job.n,
+        seeds: Vec::new(),
+        exclude: Vec::new(),
+        filter: None,
+        seed,
+        deadline: None,
+    };
     let answer = pipeline.recommend(scenario, &query, scratch);
     let items = pipeline.store().view(|view| {
         let names = view.items().names();

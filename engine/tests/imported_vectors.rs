@@ -2,19 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+mod hand_made;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use engine::ask::empty_store;
 use engine::config::Config;
 use engine::pipeline::{Pipeline, Query, Scratch};
-use engine::release::{DataSpan, FORMAT, Layout, Manifest, Release};
 use featurestore::history::HistoryBuilder;
 use featurestore::log::Record;
 use featurestore::{History, ItemId, NamedEvent, Timestamp, UserId};
-use retrieval::embedding::{EmbeddingConfig, ImportedVectors};
-use retrieval::models::{Models, ModelsConfig};
 use retrieval::vectors::Vectors;
 
 const CONFIG: &str = r#"
@@ -55,49 +53,13 @@ fn history(config: &Config) -> History {
     builder.build()
 }
 
-/// A release without a ranker, whose items 0 and 1 have a vector, and 2 has none.
-fn release(config: &Config, history: &History) -> Release {
-    let items = Vectors::new(vec![3.0, 0.0, 0.0, 2.0, 0.0, 0.0], 2).unwrap();
-    let users = Vectors::new(Vec::new(), 2).unwrap();
-    let (interactions, now) = (history.interactions(Timestamp(4), &config.schema()), Timestamp(4));
-    let models = ModelsConfig {
-        embedding: EmbeddingConfig::Imported(ImportedVectors::new(items, users)),
-        index: None,
-        co_visitation: config.training.co_visitation.clone(),
-        cosine: config.training.cosine.clone(),
-    };
-    Release {
-        manifest: Manifest {
-            format: FORMAT,
-            id: String::new(),
-            data: DataSpan {
-                from: Timestamp(1),
-                until: now,
-                n_events: 3,
-                n_items: 3,
-                n_users: 2,
-                items_digest: String::new(),
-            },
-            features: Vec::new(),
-            seed: 7,
-            metrics: BTreeMap::new(),
-            files: BTreeMap::new(),
-        },
-        config: config.clone(),
-        layout: Layout::new(config),
-        models: Models::fit(&interactions, 2, 3, now, &models, |_| {}).unwrap(),
-        ranker: None,
-        ranker_text: None,
-        calibration: None,
-        objectives: BTreeMap::new(),
-    }
-}
-
 #[test]
 fn an_item_without_a_vector_is_not_proposed_by_it_and_its_similarities_are_missing() {
     let config = Config::parse(CONFIG, Path::new("cascade.toml")).unwrap();
     let history = history(&config);
-    let release = Arc::new(release(&config, &history));
+    // Items 0 and 1 have a vector, and 2 has none.
+    let vectors = Vectors::new(vec![3.0, 0.0, 0.0, 2.0, 0.0, 0.0], 2).unwrap();
+    let release = Arc::new(hand_made::release(&config, &history, vectors, Timestamp(4)));
     let store = Arc::new(empty_store(&release, &history));
     history.events.iter().for_each(|event| store.apply(event));
     let pipeline = Pipeline::new(release.clone(), store);
@@ -105,7 +67,9 @@ fn an_item_without_a_vector_is_not_proposed_by_it_and_its_similarities_are_missi
         user: Some(UserId(0)),
         now: Timestamp(5),
         n: 3,
+        seeds: Vec::new(),
         exclude: Vec::new(),
+        filter: None,
         seed: 7,
         deadline: None,
     };

@@ -85,6 +85,26 @@ impl Board {
     }
 }
 
+impl Board {
+    /// The `n` best of `items` as of `now`, whether or not a list has them; those that were never counted are left out.
+    /// Cost: O(items).
+    pub fn best_of(
+        &self,
+        spec: &BoardSpec,
+        items: impl Iterator<Item = ItemId>,
+        n: usize,
+        now: Timestamp,
+    ) -> Vec<Scored> {
+        let at = now.0 as f64 / spec.half_life.0 as f64;
+        let counted = items.filter_map(|item| Some((item, *self.keys.get(item.index())?)));
+        let counted = counted.filter(|(_, key)| *key > f64::NEG_INFINITY);
+        let mut best: Vec<Scored> =
+            counted.map(|(item, key)| Scored { item, score: (key - at).exp2() as f32 }).collect();
+        keep_best(&mut best, n);
+        best
+    }
+}
+
 impl List {
     fn offer(&mut self, item: ItemId, key: f64, capacity: usize, keys: &[f64]) {
         if key < self.floor || !self.members.insert(item) || self.members.len() <= 2 * capacity {

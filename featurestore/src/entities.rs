@@ -312,6 +312,11 @@ impl Entities {
         self.fields.iter().position(|(known, _)| known == name)
     }
 
+    /// The type of the field at `position`.
+    pub fn kind(&self, position: usize) -> FieldKind {
+        self.fields[position].1
+    }
+
     /// The values of the field at `position`.
     pub fn column(&self, position: usize) -> &Column {
         &self.columns[position]

@@ -386,10 +386,32 @@ impl View<'_> {
         self.state.boards[board].best(spec, value.unwrap_or(WHOLE), n, now)
     }
 
+    /// The `n` best of `items` by what a board counts.
+    pub fn best_of(
+        &self,
+        board: usize,
+        items: impl Iterator<Item = ItemId>,
+        n: usize,
+        now: Timestamp,
+    ) -> Vec<Scored> {
+        self.state.boards[board].best_of(&self.plan.boards[board].0, items, n, now)
+    }
+
     /// The `n` items that were published or first seen last before `now`, scored by minus their age in days.
     pub fn newest(&self, n: usize, now: Timestamp) -> Vec<Scored> {
+        self.newest_of(n, now, |_| true)
+    }
+
+    /// The `n` newest of the items that `accept` lets pass. Cost: O(items looked at).
+    pub fn newest_of(
+        &self,
+        n: usize,
+        now: Timestamp,
+        accept: impl Fn(ItemId) -> bool,
+    ) -> Vec<Scored> {
         let until = (now, ItemId(u32::MAX));
-        let latest = self.state.newest.range(..=until).rev().take(n);
+        let latest = self.state.newest.range(..=until).rev();
+        let latest = latest.filter(|(_, item)| accept(*item)).take(n);
         latest
             .map(|(time, item)| Scored {
                 item: *item,

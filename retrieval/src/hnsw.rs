@@ -19,7 +19,8 @@ pub use build::{BuildIndexError, HnswConfig};
 use featurestore::{ItemId, Scored};
 pub use search::SearchScratch;
 
-use crate::exact::search_exact;
+use crate::exact::{search_among, search_exact};
+use crate::item_set::ItemSet;
 use crate::kernels::LANES;
 use crate::mapped::{Array, Flaw, Mapped, OpenError, write_sections};
 use crate::vectors::Vectors;
@@ -207,6 +208,13 @@ const EF_PER_ITEM: usize = 2;
 /// Breadth of a search at least.
 const MIN_EF: usize = 128;
 
+/// What the inner product with an item by itself costs, in those of a scan of all of them.
+const SCATTERED: u64 = 4;
+
+/// Neighbours that a search looks at for each item of its breadth, if all pass, in inner products of a scan of those that
+/// pass.
+const NEAR: u64 = 8;
+
 const EXACT_KIND: &[u8; 8] = b"exact   ";
 
 /// How the items nearest to a user are found: by a scan of all of them while they are few, then by a graph.
@@ -256,6 +264,29 @@ impl VectorIndex {
         }
     }
 
+    /// As [`search`](Self::search), among `items` only: one by one where that costs less than to look for them among all.
+    pub fn search_among(
+        &self,
+        vectors: &Vectors,
+        query: &[f32],
+        n: usize,
+        items: &ItemSet,
+        scratch: &mut SearchScratch,
+    ) -> Vec<Scored> {
+        let (n_passing, n_items) = (items.len() as u64, items.n_items() as u64);
+        let scans = match self {
+            Self::Exact => n_passing * SCATTERED <= n_items,
+            // A search goes on until it has found `ef` that pass: it looks at about `NEAR ef / share` others.
+            Self::Hnsw(_) => {
+                n_passing.saturating_mul(n_passing) <= NEAR * breadth(n) as u64 * n_items
+            }
+        };
+        match scans {
+            true => search_among(vectors, query, n, items.iter()),
+            false => self.search(vectors, query, n, |item| items.contains(item), scratch),
+        }
+    }
+
     /// The `n` items with the largest inner products with `query` among those that `accept` lets pass, best first; by a
     /// graph nearly those. `vectors` are those that the index was built from.
     /// Empty if `query` has a value that is not finite.
@@ -267,12 +298,16 @@ impl VectorIndex {
         accept: impl Fn(ItemId) -> bool,
         scratch: &mut SearchScratch,
     ) -> Vec<Scored> {
-        let ef = n.saturating_mul(EF_PER_ITEM).max(MIN_EF);
         match self {
             Self::Exact => search_exact(vectors, query, n, accept),
-            Self::Hnsw(index) => index.search(query, n, ef, accept, scratch),
+            Self::Hnsw(index) => index.search(query, n, breadth(n), accept, scratch),
         }
     }
+}
+
+/// Breadth of a search for `n` items.
+fn breadth(n: usize) -> usize {
+    n.saturating_mul(EF_PER_ITEM).max(MIN_EF)
 }
 
 /// Share of the `n` items of `vectors` with the largest inner products that `search` finds, in `[0, 1]`: a mean over

@@ -21,4 +21,5 @@ pub mod models;
 
 pub mod sources;
 
+pub mod item_set;
 pub mod merge;

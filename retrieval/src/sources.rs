@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::hnsw::SearchScratch;
 use crate::ials::FoldInScratch;
 use crate::item_item::{ScoreScratch, score_history};
+use crate::item_set::ItemSet;
 use crate::merge::SourceList;
 use crate::models::Models;
 
@@ -234,6 +235,20 @@ impl HistoryWeights {
         self.read_all(state, plan, weights, known);
     }
 
+    /// Puts `items`, the first of them as the latest, before everything that was read, each as an event of `weight`.
+    fn put_first(&mut self, items: &[ItemId], weight: f32) {
+        self.latest.retain(|(item, _)| !items.contains(item));
+        self.latest.splice(..0, items.iter().map(|item| (*item, weight)));
+        self.latest.truncate(MAX_LATEST_ITEMS);
+        for item in items {
+            let more = weight.ln_1p();
+            match self.all.binary_search_by_key(item, |(known, _)| *known) {
+                Ok(i) => self.all[i].1 = self.all[i].1.max(more),
+                Err(i) => self.all.insert(i, (*item, more)),
+            }
+        }
+    }
+
     fn read_all(
         &mut self,
         state: &UserState,
@@ -286,19 +301,29 @@ pub struct Ask<'a> {
     pub user_id: Option<UserId>,
     /// What is known of the user.
     pub user: &'a UserView,
+    /// Items that the list starts from, each once: as if the user had turned to them just now, to the first one last.
+    pub seeds: &'a [ItemId],
     /// Weight of each event type.
     pub weights: &'a [f32],
     /// The time that it is.
     pub now: Timestamp,
     /// Whether an item may be proposed at all. It may read the store: it is not called while the store is read.
     pub accept: &'a dyn Fn(ItemId) -> bool,
+    /// The items that may be proposed, if a filter has told: then `accept` lets just these pass.
+    pub among: Option<&'a ItemSet>,
 }
+
+/// Up to so many items, those that pass a filter are looked at one by one; of more, those that the lists begin with.
+const FEW_PASSING: usize = 50_000;
 
 impl Ask<'_> {
     /// Measures the similarities of the user's history to all items, for sources and features alike.
     pub fn prepare(&self, scratch: &mut SourceScratch) {
         let known = |item: ItemId| item.index() < self.models.n_items();
         scratch.history.read(&self.user.state, self.store.plan(), self.weights, known);
+        let seeds: Vec<ItemId> = self.seeds.iter().copied().filter(|item| known(*item)).collect();
+        let weight = self.weights.iter().copied().fold(0.0, f32::max);
+        scratch.history.put_first(&seeds, weight);
         self.measure(scratch);
     }
 
@@ -335,17 +360,32 @@ impl Ask<'_> {
             How::Cosine => scratch.cosine.best(source.n, accept),
             How::Embedding => self.nearest(source.n, scratch),
             How::OwnHistory(slot) => self.own_history(source.n, slot),
-            How::Board(board) => self.accepted(source.n, |n| {
-                self.store.view(|view| view.best(board, None, n, self.now))
-            }),
+            How::Board(board) => match self.few() {
+                Some(few) => {
+                    self.store.view(|view| view.best_of(board, few.iter(), source.n, self.now))
+                }
+                None => self.accepted(source.n, |n| {
+                    self.store.view(|view| view.best(board, None, n, self.now))
+                }),
+            },
             How::FieldBoard { board, user_field, count } => {
                 self.popular_in_field(source.n, board, user_field, count)
             }
-            How::Newest => {
-                self.accepted(source.n, |n| self.store.view(|view| view.newest(n, self.now)))
-            }
+            How::Newest => match self.among {
+                Some(set) => self
+                    .store
+                    .view(|view| view.newest_of(source.n, self.now, |item| set.contains(item))),
+                None => {
+                    self.accepted(source.n, |n| self.store.view(|view| view.newest(n, self.now)))
+                }
+            },
         };
         SourceList { items, quota: source.n }
+    }
+
+    /// The items that may be proposed, if they are few.
+    fn few(&self) -> Option<&ItemSet> {
+        self.among.filter(|set| set.len() <= FEW_PASSING)
     }
 
     /// Asks for more until `n` are accepted or there are no more.
@@ -368,7 +408,11 @@ impl Ask<'_> {
             return Vec::new();
         }
         let SourceScratch { user_vector, index: room, .. } = scratch;
-        self.models.index.search(self.models.vectors(), user_vector, n, self.accept, room)
+        let (index, vectors) = (&self.models.index, self.models.vectors());
+        match self.among {
+            Some(set) => index.search_among(vectors, user_vector, n, set, room),
+            None => index.search(vectors, user_vector, n, self.accept, room),
+        }
     }
 
     fn own_history(&self, n: usize, slot: SlotId) -> Vec<Scored> {
@@ -398,11 +442,21 @@ impl Ask<'_> {
         values.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         values.truncate(FIELD_VALUES);
         let per_value = (2 * n).div_ceil(values.len().max(1));
+        let field = self.store.plan().user_fields[user_field].0;
         let mut items: Vec<Scored> = self.store.view(|view| {
             let lists = values.iter().map(|(code, weight)| {
                 let weight = *weight as f32;
-                let best = view.best(board, Some(*code), per_value, self.now).into_iter();
-                best.map(move |scored| Scored { score: scored.score * weight, ..scored })
+                let column = view.items().column(field);
+                let has_value = |item: &ItemId| column.codes(item.0).any(|other| other == *code);
+                let best = match self.few() {
+                    Some(few) => {
+                        let items = few.iter().filter(has_value);
+                        view.best_of(board, items, per_value, self.now)
+                    }
+                    None => view.best(board, Some(*code), per_value, self.now),
+                };
+                best.into_iter()
+                    .map(move |scored| Scored { score: scored.score * weight, ..scored })
             });
             lists.flatten().collect()
         });

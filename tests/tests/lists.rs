@@ -152,7 +152,7 @@ fn similar_items_are_those_that_go_with_the_given_ones() {
     refused(&server.post("/v1/similar", &json!({})), 422, &["/item_ids"]);
     refused(&server.post("/v1/similar", &json!({ "item_ids": [""] })), 422, &["/item_ids/0"]);
     let filter = json!({ "item_ids": ["i1"], "filter": { "must": [{ "field": "category" }] } });
-    refused(&server.post("/v1/similar", &filter), 422, &["not_supported", "/filter"]);
+    refused(&server.post("/v1/similar", &filter), 422, &["invalid_filter", "/filter/must/0"]);
 }
 
 #[test]
@@ -190,4 +190,27 @@ fn more_diversity_in_a_request_changes_its_list() {
         ids(&server.post("/v1/recommend", &body).json())
     };
     assert_ne!(list(0.0), list(1.0));
+}
+
+#[test]
+fn a_list_starts_from_the_items_that_it_is_given() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    let of = |body: Value| server.post("/v1/recommend", &body).json();
+    let n_by_likeness = |answer: &Value| {
+        let items = answer["items"].as_array().into_iter().flatten();
+        items.filter(|item| item["sources"].to_string().contains("co_visitation")).count()
+    };
+    let plain = of(json!({ "n": 20 }));
+    let seeded = of(json!({ "n": 20, "seed_items": ["i3", "nothing", "i13"] }));
+    assert_eq!((n_by_likeness(&plain), ids(&seeded).len()), (0, 20), "{plain}");
+    assert!(n_by_likeness(&seeded) > 5, "{seeded}");
+    assert!(!ids(&seeded).iter().any(|id| id == "i3" || id == "i13"), "{seeded}");
+    assert_eq!(seeded["missing_ids"], json!(["nothing"]));
+    // Twice the same item is the same as once.
+    let twice = of(json!({ "n": 20, "seed_items": ["i3", "i3", "i13"] }));
+    assert_eq!(ids(&twice), ids(&seeded));
+    let many: Vec<String> = (0..101).map(|i| format!("i{i}")).collect();
+    refused(&server.post("/v1/recommend", &json!({ "seed_items": many })), 422, &["/seed_items"]);
+    refused(&server.post("/v1/recommend", &json!({ "seed_items": [""] })), 422, &["/seed_items/0"]);
 }

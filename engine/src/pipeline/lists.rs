@@ -9,7 +9,7 @@ use reranking::{RerankConfig, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
 
-use super::{Answer, Pipeline, Query, Scratch, Timing, rank_by};
+use super::{Answer, Pipeline, Query, Scratch, Timing, propose, rank_by};
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
@@ -97,14 +97,19 @@ impl Pipeline {
     ) -> Answer {
         let started = Instant::now();
         let user = self.store.read_user(query.user);
-        let Scratch { sources, candidates, ranked, refused, .. } = scratch;
-        self.read_refused(plan, query, &user, refused);
+        self.read_refused(plan, query, &user, scratch);
+        let Scratch { sources, candidates, ranked, refused, passing, .. } = scratch;
         refused.extend(items);
-        let available =
-            |item: ItemId| self.store.view(|view| view.items().is_available(item.0, query.now));
-        let accept = |item: ItemId| !refused.contains(&item) && available(item);
+        if let Some(set) = passing {
+            items.iter().for_each(|item| set.remove(*item));
+        }
+        let passing = passing.as_ref();
+        let accept = |item: ItemId| match passing {
+            Some(set) => set.contains(item),
+            None => !refused.contains(&item) && self.is_available(item, query.now),
+        };
         // An imported vector of the user says nothing about what goes with `items`.
-        let ask = Ask { user_id: None, ..self.ask(query, &user, &accept) };
+        let ask = Ask { user_id: None, among: passing, ..self.ask(query, &user, &accept) };
         ask.prepare_from(items, sources);
         let lists: Vec<_> = plan.sources.iter().map(|source| ask.list(source, sources)).collect();
         *candidates = merge(&lists, plan.candidates);
@@ -133,7 +138,8 @@ impl Pipeline {
         let started = Instant::now();
         let user = self.store.read_user(query.user);
         scratch.refused.clear();
-        let lists = self.propose(scenario, query, &user, &|_| true, &mut scratch.sources);
+        let ask = self.ask(query, &user, &|_| true);
+        let lists = propose(scenario, &ask, &mut scratch.sources);
         scratch.candidates = Candidates::given(items.to_vec(), &lists);
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);

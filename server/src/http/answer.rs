@@ -130,11 +130,15 @@ impl Question {
         let (mut exclude, unknown) = resolve(&pipeline, &self.request.exclude_ids);
         missing_ids.extend(unknown);
         exclude.append(&mut self.leave_out);
+        let (seeds, unknown) = resolve(&pipeline, &self.request.seed_items);
+        missing_ids.extend(unknown);
         let query = Query {
             user: self.request.user(&self.pipeline),
             now: self.now,
             n: self.request.n,
+            seeds,
             exclude,
+            filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             seed: self.seed,
             deadline: Some(self.deadline(&scenario)),
         };

@@ -1,11 +1,13 @@
 //! Lists that are not a placement's: what is popular, trending or new, what goes with some items, and the caller's own
 //! candidates in the order of the ranker. They are answered as `/v1/recommend` is.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
+use engine::filter::Filter;
 use engine::pipeline::Listing;
 use featurestore::Fields;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::answer::Origin;
@@ -13,11 +15,8 @@ use super::body;
 use super::ids::check_ids;
 use super::problem::{Fault, Problem};
 use super::recommend::answer;
-use super::request::{Explain, MAX_N, OF_LIST, Request};
+use super::request::{Explain, MAX_N, MAX_SEEDS, OF_LIST, Request};
 use super::state::Engine;
-
-/// Most items that others are asked to go with.
-const MAX_SEEDS: usize = 100;
 
 /// `GET /v1/popular`.
 pub(super) async fn popular(
@@ -70,7 +69,7 @@ struct Similar {
     user_id: Option<String>,
     session_id: Option<String>,
     n: Option<usize>,
-    filter: Value,
+    filter: Option<Arc<Filter>>,
     exclude_ids: Vec<String>,
     return_fields: Vec<String>,
     explain: Option<Explain>,

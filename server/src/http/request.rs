@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use actix_web::HttpRequest;
+use engine::filter::{Filter, FilterFault};
 use engine::pipeline::Pipeline;
 use engine::release::{Release, ScenarioPlan};
 use featurestore::history::SESSION_USER;
@@ -13,7 +15,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde_json::Value;
 
-use super::body::{QueryParameters, unknown};
+use super::body::{QueryParameters, parse_json, unknown};
 use super::ids::{check_ids, check_optional_id};
 use super::problem::{Fault, Problem};
 
@@ -22,6 +24,9 @@ pub(super) const MAX_N: usize = 1_000;
 
 /// Most items that a request may exclude.
 const MAX_EXCLUDED: usize = 10_000;
+
+/// Most items that a list may start from.
+pub(super) const MAX_SEEDS: usize = 100;
 
 /// Most fields that a request may ask for.
 const MAX_FIELDS: usize = 64;
@@ -41,10 +46,12 @@ pub(super) struct Request {
     pub(super) scenario: Option<String>,
     /// How many items are wanted.
     pub(super) n: usize,
-    /// Not supported yet, as the four that follow.
+    /// What is allowed; left out: everything.
+    pub(super) filter: Option<Arc<Filter>>,
+    /// Items that the list starts from.
+    pub(super) seed_items: Vec<String>,
+    /// Not supported yet, as the two that follow.
     pub(super) context: Value,
-    pub(super) seed_items: Value,
-    pub(super) filter: Value,
     pub(super) boosts: Value,
     pub(super) page_token: Value,
     /// Items to leave out.
@@ -68,9 +75,9 @@ impl Default for Request {
             session_id: None,
             scenario: None,
             n: 10,
+            filter: None,
+            seed_items: Vec::new(),
             context: Value::Null,
-            seed_items: Value::Null,
-            filter: Value::Null,
             boosts: Value::Null,
             page_token: Value::Null,
             exclude_ids: Vec::new(),
@@ -85,10 +92,10 @@ impl Default for Request {
 
 /// The parameters of `GET /v1/recommend`.
 pub(super) const OF_PLACEMENT: &[&str] =
-    &["user_id", "session_id", "scenario", "n", "explain", "deadline_ms", "dry_run"];
+    &["user_id", "session_id", "scenario", "n", "filter", "explain", "deadline_ms", "dry_run"];
 
 /// The parameters of lists that are not a placement's.
-pub(super) const OF_LIST: &[&str] = &["user_id", "session_id", "n", "explain", "dry_run"];
+pub(super) const OF_LIST: &[&str] = &["user_id", "session_id", "n", "filter", "explain", "dry_run"];
 
 /// How much an answer says about its reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -123,6 +130,7 @@ impl Request {
             session_id: query.take("session_id", "an id"),
             scenario: query.take("scenario", "a name"),
             n: query.take("n", "a whole number").unwrap_or(default.n),
+            filter: filter_of(&mut query)?,
             explain: query.take("explain", "none or reasons").unwrap_or(default.explain),
             deadline_ms: query.take("deadline_ms", "a whole number"),
             dry_run: query.take("dry_run", "true or false").unwrap_or(default.dry_run),
@@ -157,8 +165,6 @@ impl Request {
     fn unsupported(&self) -> Vec<Fault> {
         let parts = [
             ("/context", &self.context),
-            ("/seed_items", &self.seed_items),
-            ("/filter", &self.filter),
             ("/boosts", &self.boosts),
             ("/page_token", &self.page_token),
         ];
@@ -190,6 +196,7 @@ impl Request {
     fn check_lists(&self, faults: &mut Vec<Fault>) {
         let lists = [
             ("/exclude_ids", self.exclude_ids.len(), MAX_EXCLUDED),
+            ("/seed_items", self.seed_items.len(), MAX_SEEDS),
             ("/return_fields", self.return_fields.len(), MAX_FIELDS),
         ];
         for (pointer, n, most) in lists {
@@ -202,6 +209,7 @@ impl Request {
             }
         }
         check_ids(&self.exclude_ids, "/exclude_ids", faults);
+        check_ids(&self.seed_items, "/seed_items", faults);
     }
 
     /// The placement that is asked for, as the request changes it.
@@ -231,12 +239,19 @@ impl Request {
         Ok(scenario)
     }
 
-    /// Checks the names of fields.
+    /// Checks the names of fields, and what the filter asks of them.
     ///
     /// # Errors
-    /// If the release's items have no such field.
+    /// If the release's items have no such field, or one of another type.
     pub(super) fn check_fields(&self, release: &Release) -> Result<(), Problem> {
         let known = &release.config.items.fields;
+        let faults = self.filter.iter().flat_map(|filter| filter.faults(known));
+        let at =
+            |fault: FilterFault| Fault::new(format!("/filter{}", fault.pointer), fault.message);
+        let faults: Vec<Fault> = faults.map(at).collect();
+        if !faults.is_empty() {
+            return Err(Problem::unprocessable("invalid_filter", faults));
+        }
         let fields = self.return_fields.iter().enumerate();
         let unknown_fields = fields.filter(|(_, field)| !known.contains_key(*field));
         let fault = |(i, field): (usize, &String)| {
@@ -260,6 +275,13 @@ impl Request {
         };
         pipeline.store().view(|view| view.users().names().get(&name).map(UserId))
     }
+}
+
+/// The filter in a query, written as JSON.
+fn filter_of(query: &mut QueryParameters) -> Result<Option<Arc<Filter>>, Problem> {
+    let Some(text) = query.take::<String>("filter", "a filter") else { return Ok(None) };
+    let filter = parse_json(text.as_bytes());
+    filter.map(Some).map_err(|error| Problem::from(error).within("/filter"))
 }
 
 /// The items called `ids`, each once, and the names among them that nobody knows.
@@ -322,6 +344,9 @@ mod tests {
             r#"{"session_id": "a\u0000"}"#,
             r#"{"exclude_ids": ["a", ""]}"#,
             r#"{"user": "u"}"#,
+            r#"{"filter": {"must": [{"field": "a", "is": 1}]}}"#,
+            r#"{"filter": {"may": []}}"#,
+            r#"{"filter": [1]}"#,
             r#"{"explain": "reason"}"#,
         ] {
             assert!(check(json).is_err(), "{json}");
@@ -331,8 +356,6 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_rather_than_ignored() {
         for (json, pointer) in [
-            (r#"{"filter": {"must": [{"field": "a", "exists": true}]}}"#, "/filter"),
-            (r#"{"seed_items": ["a"]}"#, "/seed_items"),
             (r#"{"context": {"device": "phone"}}"#, "/context"),
             (r#"{"boosts": [1]}"#, "/boosts"),
             (r#"{"page_token": "x"}"#, "/page_token"),

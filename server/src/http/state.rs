@@ -344,7 +344,9 @@ impl Engine {
                         user: *user,
                         now,
                         n: 10,
+                        seeds: Vec::new(),
                         exclude: Vec::new(),
+                        filter: None,
                         seed: 0,
                         deadline: None,
                     };
