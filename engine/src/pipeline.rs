@@ -270,10 +270,17 @@ impl Pipeline {
                 lists
             }
             None => {
-                let accept =
-                    |item: ItemId| !refused.contains(&item) && self.is_available(item, query.now);
-                let lists = propose(scenario, &self.ask(query, user, &accept), sources);
+                let accept = |item: ItemId| !refused.contains(&item);
+                let mut lists = propose(scenario, &self.ask(query, user, &accept), sources);
                 *candidates = merge(&lists, scenario.candidates);
+                let available = self.available(&candidates.items, query.now);
+                let n_dropped = candidates.retain(|i| available[i]);
+                // Rarely is much of what the sources know hidden: then only, they are asked item by item.
+                if n_dropped > 0 && (candidates.len() < query.n || candidates.len() < n_dropped) {
+                    let accept = |item: ItemId| accept(item) && self.is_available(item, query.now);
+                    lists = propose(scenario, &self.ask(query, user, &accept), sources);
+                    *candidates = merge(&lists, scenario.candidates);
+                }
                 lists
             }
         };

@@ -8,8 +8,9 @@ use featurestore::{ItemId, Scored};
 use hnsw_rs::prelude::{DistL2, Hnsw};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use retrieval::exact::search_exact;
+use retrieval::exact::{search_among, search_exact};
 use retrieval::hnsw::{HnswConfig, HnswIndex, SearchScratch, recall_against_exact};
+use retrieval::item_set::ItemSet;
 use retrieval::vectors::{Vectors, dot};
 
 const N_ITEMS: usize = 100_000;
@@ -94,6 +95,35 @@ fn search(c: &mut Criterion) {
     }
 }
 
+/// Where looking at the items that pass a filter one by one overtakes the search that skips the others: the switch of
+/// `VectorIndex::search_among` is read off here.
+fn passing(c: &mut Criterion) {
+    let fixture = Fixture::new();
+    let Fixture { vectors, index, .. } = &fixture;
+    let mut scratch = SearchScratch::default();
+    let mut queries = fixture.queries().cycle();
+    let mut next = || queries.next().expect("a cycle has no end");
+    let mut group = c.benchmark_group("passing, top 250");
+    group.sample_size(20);
+    for per_mille in [1, 10, 50, 100, 200, 300, 500] {
+        // Which items pass has nothing to do with where they lie.
+        let passes =
+            |id: usize| id.wrapping_mul(0x9e37_79b9) >> 7 & 0x3ff < per_mille * 1_024 / 1_000 + 1;
+        let set = ItemSet::from_fn(N_ITEMS, passes);
+        let accept = |item: ItemId| set.contains(item);
+        let share = format!("{:.3}", set.len() as f64 / N_ITEMS as f64);
+        group.bench_function(BenchmarkId::new("graph", &share), |b| {
+            b.iter(|| black_box(index.search(next(), 250, 500, accept, &mut scratch)));
+        });
+        group.bench_function(BenchmarkId::new("scan of all", &share), |b| {
+            b.iter(|| black_box(search_exact(vectors, next(), 250, accept)));
+        });
+        group.bench_function(BenchmarkId::new("one by one", &share), |b| {
+            b.iter(|| black_box(search_among(vectors, next(), 250, set.iter())));
+        });
+    }
+}
+
 /// Where the graph overtakes the scan: `EXACT_BELOW` is read off here.
 fn crossover(c: &mut Criterion) {
     let mut random = StdRng::seed_from_u64(8);
@@ -117,5 +147,5 @@ fn crossover(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, search, crossover);
+criterion_group!(benches, search, passing, crossover);
 criterion_main!(benches);
