@@ -14,6 +14,7 @@ mod keys;
 mod lists;
 mod metrics;
 mod observer;
+mod pages;
 mod pool;
 mod problem;
 mod reasons;

@@ -214,3 +214,46 @@ fn a_list_starts_from_the_items_that_it_is_given() {
     refused(&server.post("/v1/recommend", &json!({ "seed_items": many })), 422, &["/seed_items"]);
     refused(&server.post("/v1/recommend", &json!({ "seed_items": [""] })), 422, &["/seed_items/0"]);
 }
+
+#[test]
+fn the_pages_of_a_list_repeat_nothing_and_go_on_while_there_is_more() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    let filter = json!({ "must_not": [{ "field": "category", "in": ["c1", "c2"] }] });
+    let mut body = json!({ "user_id": "u1", "n": 50, "filter": filter });
+    let page = |body: &Value| server.post("/v1/recommend", body).json();
+    let first = page(&body);
+    let (mut shown, mut sizes, mut next) = (BTreeSet::new(), Vec::new(), first.clone());
+    loop {
+        sizes.push(ids(&next).len());
+        for id in ids(&next) {
+            assert!(shown.insert(id.clone()), "{id} is there twice");
+        }
+        let Some(token) = next["next_page_token"].as_str() else { break };
+        body["page_token"] = json!(token);
+        next = page(&body);
+        assert!(sizes.len() < 20, "the list does not end");
+    }
+    // Eight of ten categories of thirty items pass, all of which are ranked.
+    assert_eq!(shown.len(), 240, "{sizes:?}");
+    assert_eq!(sizes[..4], [50; 4], "{sizes:?}");
+
+    // The second page again, with another n; by GET; and what is none.
+    let token = first["next_page_token"].as_str().expect("there is a second page");
+    let short = json!({ "user_id": "u1", "n": 5, "filter": filter, "page_token": token });
+    assert_eq!(ids(&page(&short)).len(), 5);
+    let get = server.get("/v1/recommend?user_id=u2&n=5").json();
+    let token_of_get = get["next_page_token"].as_str().expect("there is a second page");
+    let second = server.get(&format!("/v1/recommend?user_id=u2&n=5&page_token={token_of_get}"));
+    assert!(ids(&second.json()).iter().all(|id| !ids(&get).contains(id)));
+    let with = |token: &str| json!({ "user_id": "u1", "page_token": token });
+    for token in ["", "x", token_of_get, &token[1..]] {
+        let answer = server.post("/v1/recommend", &with(token));
+        refused(&answer, 422, &["invalid_page_token", "/page_token"]);
+    }
+    refused(&server.get("/v1/popular?page_token=x"), 422, &["/page_token"]);
+    // Another server on the same data takes the token.
+    server.terminate();
+    let again = project.serve();
+    assert_eq!(ids(&again.post("/v1/recommend", &short).json()).len(), 5);
+}

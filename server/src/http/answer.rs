@@ -60,9 +60,16 @@ pub(super) struct Answered {
     pub(super) impression: Impression,
     /// The items in it.
     pub(super) shown: Vec<ItemId>,
+    /// Whether there were more candidates.
+    pub(super) has_more: bool,
 }
 
 impl Answer {
+    /// Says how the list goes on.
+    pub(super) fn set_next_page(&mut self, token: Option<String>) {
+        self.next_page_token = token;
+    }
+
     /// The stages' times as the header `Server-Timing` writes them.
     pub(super) fn server_timing(&self) -> String {
         let TimingMs { retrieve, rank, rerank, .. } = self.timing_ms;
@@ -152,7 +159,8 @@ impl Question {
         count(metrics, &scenario, &outcome);
         let items = self.items(&scenario, &query, &named, &outcome, scratch);
         let impression = self.impression(&scenario, &outcome, &items);
-        let shown = outcome.slate.shown.iter().map(|shown| shown.item).collect();
+        let shown: Vec<ItemId> = outcome.slate.shown.iter().map(|shown| shown.item).collect();
+        let has_more = !shown.is_empty() && scratch.candidates.len() > shown.len();
         let answer = Answer {
             recommendation_id: self.recommendation_id,
             items,
@@ -167,7 +175,7 @@ impl Question {
             },
             missing_ids,
         };
-        Ok(Answered { answer, impression, shown })
+        Ok(Answered { answer, impression, shown, has_more })
     }
 
     fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::answer::{Answered, Origin, Question};
 use super::body;
 use super::observer::{add_timing, arrival};
+use super::pages::Page;
 use super::problem::{Fault, Problem};
 use super::request::{OF_PLACEMENT, Request};
 use super::state::Engine;
@@ -49,10 +50,12 @@ pub(super) async fn answer(
 ) -> Result<HttpResponse, Problem> {
     request.check()?;
     let dry_run = request.dry_run;
-    let question = question(engine, request, origin, arrival(http))?;
+    let (question, page) = question(engine, request, origin, arrival(http))?;
     let shared = engine.clone();
     let answered = engine.pool.run(move |scratch| question.answer(scratch, &shared.metrics)).await;
-    let Answered { answer, impression, .. } = answered??;
+    let mut answered = answered??;
+    answered.answer.set_next_page(next_page(engine, page.as_ref(), &answered));
+    let Answered { answer, impression, .. } = answered;
     let mut response = HttpResponse::Ok().json(&answer);
     add_timing(&mut response, &answer.server_timing());
     if !dry_run {
@@ -61,16 +64,29 @@ pub(super) async fn answer(
     Ok(response)
 }
 
+/// The question that `request` asks, and the page that it is about. Lists that are not a placement's have no pages.
 fn question(
     engine: &Engine,
     request: Request,
     origin: Origin,
     arrived: Instant,
-) -> Result<Question, Problem> {
+) -> Result<(Question, Option<Page>), Problem> {
     let (now, pipeline) = (engine.clock.now(), engine.pipeline()?);
-    let (recommendation_id, seed) = engine.recommendation_ids.next(now);
-    let leave_out = Vec::new();
-    Ok(Question { request, origin, leave_out, pipeline, recommendation_id, seed, now, arrived })
+    let (recommendation_id, mut seed) = engine.recommendation_ids.next(now);
+    let (mut leave_out, mut page) = (Vec::new(), None);
+    if matches!(origin, Origin::Placement) {
+        let asked = engine.pages.page(&request, seed)?;
+        (seed, leave_out) = (asked.seed, asked.shown.clone());
+        page = Some(asked);
+    }
+    let question =
+        Question { request, origin, leave_out, pipeline, recommendation_id, seed, now, arrived };
+    Ok((question, page))
+}
+
+/// The token of the page behind `page`, if there is more to show.
+fn next_page(engine: &Engine, page: Option<&Page>, answered: &Answered) -> Option<String> {
+    page.filter(|_| answered.has_more).and_then(|page| engine.pages.next(page, &answered.shown))
 }
 
 /// The body of `POST /v1/recommend/batch`.
@@ -98,13 +114,15 @@ pub(super) async fn batch(
         let fault = Fault::new("/requests", "must not be empty");
         return Err(Problem::unprocessable("invalid_request", vec![fault]));
     }
-    let mut questions = Vec::with_capacity(requests.len());
+    let (mut questions, mut pages) = (Vec::with_capacity(requests.len()), Vec::new());
     for (i, request) in requests.iter().enumerate() {
         let at = |problem: Problem| problem.within(&format!("/requests/{i}"));
         let parsed = body::parse_json(request.get().as_bytes());
         let request: Request = parsed.map_err(|error| at(error.into()))?;
         request.check().map_err(at)?;
-        questions.push(question(&engine, request, Origin::Placement, Instant::now())?);
+        let asked = question(&engine, request, Origin::Placement, Instant::now()).map_err(at)?;
+        questions.push(asked.0);
+        pages.push(asked.1);
     }
     let dry_runs: Vec<bool> = questions.iter().map(|question| question.request.dry_run).collect();
     let shared = engine.clone();
@@ -115,7 +133,7 @@ pub(super) async fn batch(
             question.arrived = Instant::now();
             if distinct {
                 let shown = answered.iter().flat_map(|before| before.shown.iter().copied());
-                question.leave_out = shown.collect();
+                question.leave_out.extend(shown);
             }
             let answer = question.answer(scratch, &shared.metrics);
             answered.push(answer.map_err(|problem| problem.within(&format!("/requests/{i}")))?);
@@ -124,7 +142,9 @@ pub(super) async fn batch(
     });
     let answered = answered.await??;
     let mut responses = Vec::with_capacity(answered.len());
-    for (Answered { answer, impression, .. }, dry_run) in answered.into_iter().zip(dry_runs) {
+    for ((mut answered, page), dry_run) in answered.into_iter().zip(pages).zip(dry_runs) {
+        answered.answer.set_next_page(next_page(&engine, page.as_ref(), &answered));
+        let Answered { answer, impression, .. } = answered;
         responses.push(answer);
         if !dry_run {
             engine.impressions.offer(impression);

@@ -50,10 +50,11 @@ pub(super) struct Request {
     pub(super) filter: Option<Arc<Filter>>,
     /// Items that the list starts from.
     pub(super) seed_items: Vec<String>,
-    /// Not supported yet, as the two that follow.
+    /// What the page before was answered with.
+    pub(super) page_token: Option<String>,
+    /// Not supported yet, as the one that follows.
     pub(super) context: Value,
     pub(super) boosts: Value,
-    pub(super) page_token: Value,
     /// Items to leave out.
     pub(super) exclude_ids: Vec<String>,
     /// The placement's if left out.
@@ -77,9 +78,9 @@ impl Default for Request {
             n: 10,
             filter: None,
             seed_items: Vec::new(),
+            page_token: None,
             context: Value::Null,
             boosts: Value::Null,
-            page_token: Value::Null,
             exclude_ids: Vec::new(),
             diversity: None,
             return_fields: Vec::new(),
@@ -91,8 +92,17 @@ impl Default for Request {
 }
 
 /// The parameters of `GET /v1/recommend`.
-pub(super) const OF_PLACEMENT: &[&str] =
-    &["user_id", "session_id", "scenario", "n", "filter", "explain", "deadline_ms", "dry_run"];
+pub(super) const OF_PLACEMENT: &[&str] = &[
+    "user_id",
+    "session_id",
+    "scenario",
+    "n",
+    "filter",
+    "page_token",
+    "explain",
+    "deadline_ms",
+    "dry_run",
+];
 
 /// The parameters of lists that are not a placement's.
 pub(super) const OF_LIST: &[&str] = &["user_id", "session_id", "n", "filter", "explain", "dry_run"];
@@ -131,6 +141,7 @@ impl Request {
             scenario: query.take("scenario", "a name"),
             n: query.take("n", "a whole number").unwrap_or(default.n),
             filter: filter_of(&mut query)?,
+            page_token: query.take("page_token", "a token"),
             explain: query.take("explain", "none or reasons").unwrap_or(default.explain),
             deadline_ms: query.take("deadline_ms", "a whole number"),
             dry_run: query.take("dry_run", "true or false").unwrap_or(default.dry_run),
@@ -163,11 +174,7 @@ impl Request {
 
     /// What the contract has and this version does not do. It is refused rather than ignored.
     fn unsupported(&self) -> Vec<Fault> {
-        let parts = [
-            ("/context", &self.context),
-            ("/boosts", &self.boosts),
-            ("/page_token", &self.page_token),
-        ];
+        let parts = [("/context", &self.context), ("/boosts", &self.boosts)];
         let used = parts.into_iter().filter(|(_, value)| !is_empty(value));
         let mut faults: Vec<Fault> =
             used.map(|(pointer, _)| Fault::new(pointer, "is not supported yet")).collect();
@@ -358,7 +365,6 @@ mod tests {
         for (json, pointer) in [
             (r#"{"context": {"device": "phone"}}"#, "/context"),
             (r#"{"boosts": [1]}"#, "/boosts"),
-            (r#"{"page_token": "x"}"#, "/page_token"),
             (r#"{"explain": "full"}"#, "/explain"),
         ] {
             let message = check(json).unwrap_err();

@@ -23,6 +23,7 @@ use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
 use super::ids::RecommendationIds;
 use super::impressions::ImpressionLog;
 use super::metrics::Metrics;
+use super::pages::PageTokens;
 use super::pool::Pool;
 use super::problem::Problem;
 use crate::causes::with_causes;
@@ -62,6 +63,8 @@ pub(super) struct Engine {
     pub(super) metrics: Metrics,
     /// What was shown.
     pub(super) impressions: ImpressionLog,
+    /// How lists go on.
+    pub(super) pages: PageTokens,
     /// Names for answers.
     pub(super) recommendation_ids: RecommendationIds,
     shelf: Shelf,
@@ -150,8 +153,12 @@ impl Engine {
             clock.now(),
             metrics.impressions_dropped.clone(),
         )?;
+        let pages = PageTokens::open(&config.data_dir).with_context(|| {
+            format!("cannot keep the key of page tokens in {}", config.data_dir.display())
+        })?;
         Ok(Self {
             schema: config.schema(),
+            pages,
             clock,
             pool: Pool::start(server.workers, server.queue).context("cannot start the workers")?,
             metrics,
