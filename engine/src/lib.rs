@@ -20,5 +20,6 @@ pub mod ask;
 mod calibrate;
 pub mod clock;
 pub mod precompute;
+pub mod replica;
 pub mod state;
 pub mod training;

@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use featurestore::plan::FeatureScratch;
+use featurestore::plan::{FeaturePlan, FeatureScratch};
 use featurestore::schema::{Aggregate, FeatureKind, RequestConstant, SimilarityBy, TimePart};
 use featurestore::store::UserView;
 use featurestore::time::DAY_MS;
-use featurestore::{EmbeddedStore, ItemId, Scored, Timestamp, UserId, keep_best};
+use featurestore::{
+    EmbeddedStore, FeatureStore, Freshness, ItemId, Scored, Timestamp, UserId, keep_best,
+};
 use ranking::ranker::Ranker;
 use ranking::value::ValueModel;
 use reranking::{Lookup, Reranked, Rules, rerank};
@@ -64,6 +66,10 @@ pub enum Refused {
 /// A step down the ladder that an answer took to keep its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Degraded {
+    /// What is known of the user or of items is what was known a while ago.
+    StaleFeatures,
+    /// Nothing was known of the user or of some items, since the feature store did not answer in time.
+    DefaultFeatures,
     /// Only the first trees of the ranker were asked.
     FewerTrees,
     /// The candidates are in the order of their sources.
@@ -74,6 +80,8 @@ impl Degraded {
     /// Its name in answers and metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Self::StaleFeatures => "stale_features",
+            Self::DefaultFeatures => "default_features",
             Self::FewerTrees => "fewer_trees",
             Self::Unranked => "unranked",
         }
@@ -130,6 +138,8 @@ pub struct Scratch {
     pub ranked: Vec<Scored>,
     /// Items that the request or the user's history kept out of the last request.
     pub refused: FxHashSet<ItemId>,
+    /// What was known of the user of the last request.
+    pub user: Option<UserView>,
     /// What the last request allowed, if it had a filter: available, and not refused.
     passing: Option<ItemSet>,
 }
@@ -137,7 +147,10 @@ pub struct Scratch {
 /// A release with the state that it answers from.
 pub struct Pipeline {
     release: Arc<Release>,
+    /// Catalogue and boards.
     store: Arc<EmbeddedStore>,
+    /// Users, and the records of items.
+    features: Arc<dyn FeatureStore>,
     /// The rules of each scenario, in the store's ids.
     rules: BTreeMap<String, Rules>,
 }
@@ -148,6 +161,16 @@ const FEWER_TREES: f64 = 0.2;
 impl Pipeline {
     /// Answers with `release` from the state in `store`, which must have been made for the release's plan.
     pub fn new(release: Arc<Release>, store: Arc<EmbeddedStore>) -> Self {
+        Self::with_features(release, store.clone(), store)
+    }
+
+    /// Answers with `release` from the catalogue and the boards in `store`, and from `features`, which must have been made
+    /// for the release's plan and number things as `store` does.
+    pub fn with_features(
+        release: Arc<Release>,
+        store: Arc<EmbeddedStore>,
+        features: Arc<dyn FeatureStore>,
+    ) -> Self {
         let resolve = |scenario: &ScenarioPlan| {
             store.view(|view| {
                 let items = view.items();
@@ -158,7 +181,7 @@ impl Pipeline {
         };
         let rules =
             release.scenarios.iter().map(|(name, plan)| (name.clone(), resolve(plan))).collect();
-        Self { release, store, rules }
+        Self { release, store, features, rules }
     }
 
     /// The release that answers.
@@ -166,9 +189,14 @@ impl Pipeline {
         &self.release
     }
 
-    /// The state that it answers from.
+    /// The catalogue and the boards that it answers from.
     pub fn store(&self) -> &Arc<EmbeddedStore> {
         &self.store
+    }
+
+    /// What is remembered of users and items.
+    pub fn plan(&self) -> &FeaturePlan {
+        self.features.plan()
     }
 
     /// The items to show. `scenario`: one of the release's.
@@ -179,10 +207,11 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
-        let user = self.store.read_user(query.user);
+        let (user, mut freshness) = self.read_user(scenario, query);
         let proposed = self.retrieve(scenario, query, &user, scratch);
         let retrieved = Instant::now();
-        let degraded = self.rank(scenario, query, &user, scratch);
+        let mut degraded = self.rank(scenario, query, &user, &mut freshness, scratch);
+        degraded.extend(degraded_by(freshness));
         let ranked = Instant::now();
         let slate = self.rerank(scenario, query, scratch);
         let timing = Timing {
@@ -190,12 +219,20 @@ impl Pipeline {
             rank: ranked - retrieved,
             rerank: ranked.elapsed(),
         };
-        Answer { slate, proposed, degraded, cold_user: user.state.recent.is_empty(), timing }
+        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        scratch.user = Some(user);
+        Answer { slate, proposed, degraded, cold_user, timing }
+    }
+
+    /// What is known of the user of `query`. A store that hangs costs half of the budget of the first stage.
+    fn read_user(&self, scenario: &ScenarioPlan, query: &Query) -> (UserView, Freshness) {
+        let until = store_deadline(query, scenario.budget.retrieve_ms);
+        self.features.read_user(query.user, until)
     }
 
     /// The candidates of `query` with their features, as the ranker is trained on them.
     pub fn candidates(&self, scenario: &ScenarioPlan, query: &Query, scratch: &mut Scratch) {
-        let user = self.store.read_user(query.user);
+        let (user, _) = self.read_user(scenario, query);
         self.retrieve(scenario, query, &user, scratch);
         self.compute_features(scenario, query, &user, scratch);
     }
@@ -223,7 +260,7 @@ impl Pipeline {
 
     /// Why `item` may not be shown to the user of `query`, if it may not.
     pub fn refusal(&self, scenario: &ScenarioPlan, query: &Query, item: ItemId) -> Option<Refused> {
-        let user = self.store.read_user(query.user);
+        let (user, _) = self.read_user(scenario, query);
         if query.exclude.contains(&item) || query.seeds.contains(&item) {
             return Some(Refused::Excluded);
         }
@@ -246,7 +283,7 @@ impl Pipeline {
         item: ItemId,
     ) -> bool {
         let Some(rule) = &scenario.hide_seen else { return false };
-        let plan = self.store.plan();
+        let plan = self.features.plan();
         let Some(record) = user.state.items.get(item, &plan.user_item) else { return false };
         rule.hides(plan.last_by_type(record), query.now)
     }
@@ -296,6 +333,7 @@ impl Pipeline {
         Ask {
             models: &self.release.models,
             store: &self.store,
+            plan: self.features.plan(),
             user_id: query.user,
             user,
             seeds: &query.seeds,
@@ -329,7 +367,7 @@ impl Pipeline {
         refused.clear();
         refused.extend(query.exclude.iter().chain(&query.seeds));
         if let Some(rule) = &scenario.hide_seen {
-            let plan = self.store.plan();
+            let plan = self.features.plan();
             let seen = user.state.items.iter(&plan.user_item);
             let seen = seen.filter(|(_, record)| rule.hides(plan.last_by_type(record), query.now));
             refused.extend(seen.map(|(item, _)| item));
@@ -353,6 +391,7 @@ impl Pipeline {
         scenario: &ScenarioPlan,
         query: &Query,
         user: &UserView,
+        freshness: &mut Freshness,
         scratch: &mut Scratch,
     ) -> Vec<Degraded> {
         let left = |share: f64| match query.deadline {
@@ -372,7 +411,8 @@ impl Pipeline {
                 Vec::new()
             };
         };
-        self.compute_features(scenario, query, user, scratch);
+        let of_items = self.compute_features(scenario, query, user, scratch);
+        *freshness = of_items.max(*freshness);
         let n = scratch.candidates.items.len();
         let fewer = !left(0.25);
         let max_trees = |ranker: &Ranker| {
@@ -426,21 +466,38 @@ impl Pipeline {
         query: &Query,
         user: &UserView,
         scratch: &mut Scratch,
-    ) {
+    ) -> Freshness {
         let n = scratch.candidates.items.len();
         scratch.columns.clear();
         scratch.columns.resize(self.release.features.len() * n, f32::NAN);
         if n == 0 {
-            return;
+            return Freshness::Fresh;
         }
         let Scratch { sources, features, candidates, columns, .. } = scratch;
-        self.store.read_items(&candidates.items, &mut features.items);
-        self.store.plan().compute(user, &candidates.items, query.now, features, columns);
+        let until = store_deadline(query, scenario.budget.rank_ms);
+        let freshness = self.features.read_items(&candidates.items, until, &mut features.items);
+        self.features.plan().compute(user, &candidates.items, query.now, features, columns);
         let context =
             RequestFeatures { release: &self.release, scenario, candidates, sources, user, query };
         for (i, feature) in self.release.features.iter().enumerate() {
             context.column(&feature.kind, &mut columns[i * n..(i + 1) * n]);
         }
+        freshness
+    }
+}
+
+/// When the feature store must have answered: at half of the stage's budget, and of what is left until the deadline.
+fn store_deadline(query: &Query, budget_ms: u32) -> Option<Instant> {
+    let now = Instant::now();
+    let left = query.deadline?.saturating_duration_since(now);
+    Some(now + left.min(Duration::from_millis(budget_ms.into())) / 2)
+}
+
+fn degraded_by(freshness: Freshness) -> Option<Degraded> {
+    match freshness {
+        Freshness::Fresh => None,
+        Freshness::Stale => Some(Degraded::StaleFeatures),
+        Freshness::Default => Some(Degraded::DefaultFeatures),
     }
 }
 

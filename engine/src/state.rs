@@ -11,13 +11,15 @@ use std::sync::Arc;
 use featurestore::history::{put_record, user_name};
 use featurestore::log::{EventLog, Position, Record, Records, ScanError};
 use featurestore::store::SnapshotError;
-use featurestore::{EmbeddedStore, Entities, Event, NO_SESSION, NamedEvent, Names, Schema};
+use featurestore::{
+    EmbeddedStore, Entities, Event, FeaturePlan, NO_SESSION, NamedEvent, Names, Schema,
+};
 use sha2::{Digest, Sha256};
 
 use crate::release::{Release, names_digest};
 
 /// The format of snapshots; one of another format is not used.
-pub const SNAPSHOT_FORMAT: u32 = 2;
+pub const SNAPSHOT_FORMAT: u32 = 3;
 
 const SNAPSHOT: &str = "snapshot.bin";
 const MAGIC: &[u8; 8] = b"CASCSNAP";
@@ -28,12 +30,34 @@ pub fn log_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
 }
 
+/// What a state remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// All that the release needs.
+    Everything,
+    /// The catalogue and the boards; what features need is in Redis.
+    Catalogue,
+}
+
+impl Keeps {
+    fn plan(self, release: &Release) -> Arc<FeaturePlan> {
+        match self {
+            Self::Everything => release.plan.clone(),
+            Self::Catalogue => Arc::new(release.plan.for_boards()),
+        }
+    }
+}
+
 /// What the log says up to a position, in a store that remembers what one release needs.
 pub struct State {
     store: Arc<EmbeddedStore>,
     schema: Schema,
     sessions: Names,
     position: Position,
+    /// The last entry of a shared log that is in it, 0 for none.
+    followed: u64,
+    /// How many of its records did not come by a shared log.
+    n_own: u64,
     fingerprint: [u8; DIGEST_BYTES],
 }
 
@@ -131,9 +155,13 @@ pub struct OpenedState {
 ///
 /// # Errors
 /// If the log cannot be read, or the release was trained on another log.
-pub fn open_store(data_dir: &Path, release: &Release) -> Result<OpenedState, OpenStateError> {
+pub fn open_store(
+    data_dir: &Path,
+    release: &Release,
+    keeps: Keeps,
+) -> Result<OpenedState, OpenStateError> {
     let log = log_folder(data_dir);
-    let from_snapshot = read_snapshot(data_dir, release).and_then(|mut state| {
+    let from_snapshot = read_snapshot(data_dir, release, keeps).and_then(|mut state| {
         let records = EventLog::reader(&log, state.position);
         let n_records = records.and_then(|records| state.follow(records));
         n_records.map(|n_records| (state, n_records)).map_err(SnapshotRefused::OtherLog)
@@ -141,7 +169,7 @@ pub fn open_store(data_dir: &Path, release: &Release) -> Result<OpenedState, Ope
     let (state, n_records, refused) = match from_snapshot {
         Ok((state, n_records)) => (state, n_records, None),
         Err(refused) => {
-            let mut state = State::empty(release);
+            let mut state = State::empty(release, keeps);
             let n_records = state.follow(EventLog::reader(&log, Position::START)?)?;
             let is_there = !matches!(refused, SnapshotRefused::Missing { .. });
             (state, n_records, is_there.then_some(refused))
@@ -155,7 +183,11 @@ pub fn open_store(data_dir: &Path, release: &Release) -> Result<OpenedState, Ope
 ///
 /// # Errors
 /// If there is no whole snapshot that was made for the plan of `release`.
-pub fn read_snapshot(data_dir: &Path, release: &Release) -> Result<State, SnapshotRefused> {
+pub fn read_snapshot(
+    data_dir: &Path,
+    release: &Release,
+    keeps: Keeps,
+) -> Result<State, SnapshotRefused> {
     let path = data_dir.join(SNAPSHOT);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -165,15 +197,16 @@ pub fn read_snapshot(data_dir: &Path, release: &Release) -> Result<State, Snapsh
         Err(source) => return Err(SnapshotRefused::Read { path, source }),
     };
     let Some(parts) = Parts::split(&bytes) else { return Err(SnapshotRefused::Damaged { path }) };
-    let mut state = State::empty(release);
+    let mut state = State::empty(release, keeps);
     if parts.fingerprint != state.fingerprint {
         return Err(SnapshotRefused::OtherPlan { path });
     }
-    let store = EmbeddedStore::from_bytes(release.plan.clone(), &state.schema, parts.store)
+    let store = EmbeddedStore::from_bytes(keeps.plan(release), &state.schema, parts.store)
         .map_err(|source| SnapshotRefused::Decode { path, source })?;
     state.store = Arc::new(store);
     state.sessions = parts.sessions;
     state.position = parts.position;
+    (state.followed, state.n_own) = (parts.followed, parts.n_own);
     Ok(state)
 }
 
@@ -194,24 +227,48 @@ pub fn write_snapshot(data_dir: &Path, state: &State) -> Result<(), WriteSnapsho
 
 /// What identifies the state that `release` needs: two releases with the same one can share a store.
 pub fn fingerprint(release: &Release) -> [u8; DIGEST_BYTES] {
+    digest_of(&release.plan, &release.config.schema())
+}
+
+fn digest_of(plan: &FeaturePlan, schema: &Schema) -> [u8; DIGEST_BYTES] {
     // The plan's debug text names every slot, board and field that a state has room for.
-    let text = format!("{:?} {:?} {:?}", release.plan, release.config.schema(), SNAPSHOT_FORMAT);
+    let text = format!("{plan:?} {schema:?} {SNAPSHOT_FORMAT:?}");
     Sha256::digest(text.as_bytes()).into()
 }
 
 impl State {
     /// Before the first record of the log, made for `release`.
-    pub fn empty(release: &Release) -> Self {
-        let schema = release.config.schema();
+    pub fn empty(release: &Release, keeps: Keeps) -> Self {
+        Self::of_plan(release.config.schema(), keeps.plan(release))
+    }
+
+    fn of_plan(schema: Schema, plan: Arc<FeaturePlan>) -> Self {
         let (items, users) =
             (Entities::new(&schema.item_fields), Entities::new(&schema.user_fields));
         Self {
-            store: Arc::new(EmbeddedStore::new(release.plan.clone(), &schema, items, users)),
+            fingerprint: digest_of(&plan, &schema),
+            store: Arc::new(EmbeddedStore::new(plan, &schema, items, users)),
             schema,
             sessions: Names::default(),
             position: Position::START,
-            fingerprint: fingerprint(release),
+            followed: 0,
+            n_own: 0,
         }
+    }
+
+    /// Before the first record, with the catalogue and the boards of a release of which these are schema and plan.
+    pub fn for_catalogue(schema: &Schema, plan: &FeaturePlan) -> Self {
+        Self::of_plan(schema.clone(), Arc::new(plan.for_boards()))
+    }
+
+    /// The event types and fields that it knows.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The names of sessions and their numbers.
+    pub fn sessions(&self) -> &Names {
+        &self.sessions
     }
 
     /// The store; it is read while records are applied.
@@ -224,9 +281,45 @@ impl State {
         self.position
     }
 
+    /// The last entry of a shared log that is in it, 0 for none.
+    pub fn followed(&self) -> u64 {
+        self.followed
+    }
+
+    /// How many of its records did not come by a shared log.
+    pub fn n_own(&self) -> u64 {
+        self.n_own
+    }
+
     /// Whether `release` can be served from this state.
-    pub fn fits(&self, release: &Release) -> bool {
-        self.fingerprint == fingerprint(release)
+    pub fn fits(&self, release: &Release, keeps: Keeps) -> bool {
+        self.fingerprint == digest_of(&keeps.plan(release), &release.config.schema())
+    }
+
+    /// Folds the records of the entry `stamp` of a shared log, and shows each event that counts to `note` with the catalogue
+    /// of its moment.
+    pub fn apply_entry<'r>(
+        &mut self,
+        records: impl Iterator<Item = &'r Record>,
+        stamp: u64,
+        mut note: impl FnMut(&Event, &Entities),
+    ) {
+        for record in records {
+            match record {
+                Record::Event(event) => {
+                    if let Some(event) = self.apply_event(event) {
+                        self.store.view(|view| note(&event, view.items()));
+                    }
+                }
+                other => self.apply(other),
+            }
+        }
+        self.followed = stamp;
+    }
+
+    /// Notes that the log is in it up to `position`: what was folded of a shared log was written to it.
+    pub fn written_at(&mut self, position: Position) {
+        self.position = position;
     }
 
     /// Folds all of `records`, which start where the state ends. Returns how many there were.
@@ -236,11 +329,35 @@ impl State {
     pub fn follow(&mut self, mut records: Records) -> Result<u64, ScanError> {
         let mut n_records = 0;
         while let Some(record) = records.next() {
-            self.apply(&record?);
+            self.apply_logged(&record?);
             self.position = records.reached();
             n_records += 1;
         }
         Ok(n_records)
+    }
+
+    /// Folds all of `records`, and shows each event that counts to `note` with the catalogue of its moment.
+    ///
+    /// # Errors
+    /// As [`follow`](Self::follow).
+    pub fn follow_noting(
+        &mut self,
+        mut records: Records,
+        mut note: impl FnMut(&Event, &Entities),
+    ) -> Result<(), ScanError> {
+        while let Some(record) = records.next() {
+            match &record? {
+                Record::Event(event) => {
+                    if let Some(event) = self.apply_event(event) {
+                        self.store.view(|view| note(&event, view.items()));
+                    }
+                    self.n_own += 1;
+                }
+                record => self.apply_logged(record),
+            }
+            self.position = records.reached();
+        }
+        Ok(())
     }
 
     /// Folds those of `records` that lie before `until`. Returns how many there were.
@@ -256,7 +373,7 @@ impl State {
         while self.position < until
             && let Some(record) = records.next()
         {
-            self.apply(&record?);
+            self.apply_logged(&record?);
             self.position = records.reached();
             n_records += 1;
         }
@@ -269,31 +386,55 @@ impl State {
         events: impl Iterator<Item = &'a NamedEvent>,
         position: Position,
     ) {
-        events.for_each(|event| self.apply_event(event));
+        for event in events {
+            self.apply_event(event);
+            self.n_own += 1;
+        }
         self.position = position;
     }
 
     /// Folds `records`, which were appended to the log just now, so that it ends at `position`.
     pub fn apply_records(&mut self, records: &[Record], position: Position) {
-        records.iter().for_each(|record| self.apply(record));
+        for record in records {
+            self.apply_logged(record);
+        }
         self.position = position;
+    }
+
+    /// Folds a record of the log, where those that came by a shared log are followed by what says so.
+    fn apply_logged(&mut self, record: &Record) {
+        match record {
+            Record::Followed { stamp, n } => {
+                self.followed = self.followed.max(*stamp);
+                self.n_own = self.n_own.saturating_sub(u64::from(*n));
+            }
+            record => {
+                self.apply(record);
+                self.n_own += 1;
+            }
+        }
     }
 
     fn apply(&mut self, record: &Record) {
         match record {
-            Record::Event(event) => self.apply_event(event),
+            Record::Event(event) => {
+                self.apply_event(event);
+            }
             other => self.store.put(|items, users| put_record(items, users, other)),
         }
     }
 
-    fn apply_event(&mut self, event: &NamedEvent) {
-        let Some(user) = user_name(event) else { return };
+    /// Folds `event`; what was folded, unless it is left out.
+    fn apply_event(&mut self, event: &NamedEvent) -> Option<Event> {
+        let user = user_name(event)?;
         // Ids are numbered also for events that are left out, as the history does that releases are trained on.
         let (user, item) = self.store.intern(&user, &event.item);
-        let Some(kind) = self.schema.event_type(&event.kind) else { return };
+        let kind = self.schema.event_type(&event.kind)?;
         let session = event.session.as_ref().map_or(NO_SESSION, |name| self.sessions.intern(name));
         let numbers = self.schema.numbers_of(event);
-        self.store.apply(&Event { time: event.time, user, item, session, kind, numbers });
+        let event = Event { time: event.time, user, item, session, kind, numbers };
+        self.store.apply(&event);
+        Some(event)
     }
 
     /// Checks that the items of the log in the folder `log` are those that `release` numbers.
@@ -310,7 +451,7 @@ impl State {
         Err(OpenStateError::OtherLog { release, n_items, log: log.into() })
     }
 
-    /// `magic | format u32 | fingerprint | segment u32 | offset u64 | n sessions u32 | (length u32 | name)* | store |
+    /// `magic | format u32 | fingerprint | segment u32 | offset u64 | followed u64 | own u64 | n sessions u32 | (length u32 | name)* | store |
     /// sha256 of everything before`, little-endian.
     fn to_bytes(&self) -> Result<Vec<u8>, SnapshotError> {
         let mut bytes = MAGIC.to_vec();
@@ -318,6 +459,8 @@ impl State {
         bytes.extend(self.fingerprint);
         bytes.extend(self.position.segment.to_le_bytes());
         bytes.extend(self.position.offset.to_le_bytes());
+        bytes.extend(self.followed.to_le_bytes());
+        bytes.extend(self.n_own.to_le_bytes());
         bytes.extend((self.sessions.len() as u32).to_le_bytes());
         for session in self.sessions.iter() {
             bytes.extend((session.len() as u32).to_le_bytes());
@@ -334,6 +477,8 @@ impl State {
 struct Parts<'a> {
     fingerprint: [u8; DIGEST_BYTES],
     position: Position,
+    followed: u64,
+    n_own: u64,
     sessions: Names,
     store: &'a [u8],
 }
@@ -351,13 +496,16 @@ impl<'a> Parts<'a> {
         let fingerprint = take(&mut rest)?;
         let segment = u32::from_le_bytes(take(&mut rest)?);
         let offset = u64::from_le_bytes(take(&mut rest)?);
+        let followed = u64::from_le_bytes(take(&mut rest)?);
+        let n_own = u64::from_le_bytes(take(&mut rest)?);
         let mut sessions = Names::default();
         for _ in 0..u32::from_le_bytes(take(&mut rest)?) {
             let length = u32::from_le_bytes(take(&mut rest)?);
             let name = rest.split_off(..length as usize)?;
             sessions.intern(std::str::from_utf8(name).ok()?);
         }
-        Some(Self { fingerprint, position: Position { segment, offset }, sessions, store: rest })
+        let position = Position { segment, offset };
+        Some(Self { fingerprint, position, followed, n_own, sessions, store: rest })
     }
 }
 
@@ -384,6 +532,8 @@ mod tests {
             schema,
             sessions: Names::default(),
             position: Position::START,
+            followed: 0,
+            n_own: 0,
             fingerprint: [7; DIGEST_BYTES],
         }
     }

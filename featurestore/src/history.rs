@@ -93,7 +93,7 @@ impl<'a> HistoryBuilder<'a> {
 /// Folds a record of the catalogue into items and users; events are left alone.
 pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
     match record {
-        Record::Event(_) => {}
+        Record::Event(_) | Record::Followed { .. } => {}
         Record::Item(item) => {
             let id = items.intern(&item.id);
             items.put(id, &item.fields);

@@ -19,6 +19,7 @@ pub mod readers;
 pub mod board;
 pub mod plan;
 pub mod record;
+pub mod redis;
 pub mod replay;
 pub mod store;
 
@@ -28,6 +29,6 @@ pub use history::{History, Question};
 pub use ids::{ItemId, Names, Scored, UserId, best_first, keep_best};
 pub use plan::{FeaturePlan, PlanBuilder};
 pub use schema::Schema;
-pub use store::EmbeddedStore;
+pub use store::{EmbeddedStore, FeatureStore, Freshness};
 pub use time::{Span, Timestamp};
 pub use value::{Fields, Value};

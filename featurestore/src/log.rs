@@ -15,7 +15,7 @@ mod staged;
 mod writer;
 
 pub use event_ids::{EventIds, N_EVENT_IDS};
-pub use frame::MAX_RECORD_BYTES;
+pub use frame::{MAX_RECORD_BYTES, decode_records, encode_records};
 pub use scan::{Records, ScanError};
 pub use staged::Staged;
 pub use writer::{AppendError, EventLog, OpenLogError, Opened, SEGMENT_BYTES};
@@ -50,6 +50,13 @@ pub enum Record {
     DeleteUser {
         /// Of which user.
         id: Box<str>,
+    },
+    /// The records before it are those of an entry of the log that several servers share.
+    Followed {
+        /// The entry; all before it are in this log too.
+        stamp: u64,
+        /// How many records it gave.
+        n: u32,
     },
 }
 

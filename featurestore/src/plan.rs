@@ -52,7 +52,7 @@ enum Scale {
 }
 
 /// What a store must remember and how features are read from it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FeaturePlan {
     /// Records of items.
     pub item: RecordLayout,
@@ -66,8 +66,26 @@ pub struct FeaturePlan {
     pub fields: Vec<(usize, RecordLayout)>,
     /// The lists of best items that are kept.
     pub boards: Vec<(BoardSpec, SlotId)>,
+    /// Whether what is known of users is remembered.
+    pub keeps_users: bool,
     features: Vec<(usize, Formula)>,
     n_event_types: usize,
+}
+
+impl Default for FeaturePlan {
+    fn default() -> Self {
+        Self {
+            item: RecordLayout::default(),
+            user: RecordLayout::default(),
+            user_item: RecordLayout::default(),
+            user_fields: Vec::new(),
+            fields: Vec::new(),
+            boards: Vec::new(),
+            keeps_users: true,
+            features: Vec::new(),
+            n_event_types: 0,
+        }
+    }
 }
 
 /// Where the counts of each event type begin in a record of scope user x item: [`PlanBuilder::new`] lays them out
@@ -326,6 +344,34 @@ pub struct FeatureScratch {
 }
 
 impl FeaturePlan {
+    /// What the catalogue and the boards need, without users and features: what a server keeps in memory whose features
+    /// are elsewhere. The boards have the same positions.
+    pub fn for_boards(&self) -> Self {
+        let mut item = RecordLayout::default();
+        item.slot(Slot { event: None, op: SlotOp::First });
+        let slots = self.boards.iter().map(|(_, slot)| item.slot(self.item.slot_at(*slot)));
+        let slots: Vec<SlotId> = slots.collect();
+        let specs = self.boards.iter().map(|(spec, _)| spec.clone());
+        let boards = specs.zip(slots).collect();
+        Self { item, boards, keeps_users: false, ..Self::default() }
+    }
+
+    /// Nothing is remembered yet of `n` types of events.
+    #[cfg(test)]
+    pub(crate) fn with_event_types(n: usize) -> Self {
+        Self { n_event_types: n, ..Self::default() }
+    }
+
+    /// How many types of events there are.
+    pub(crate) fn n_event_types(&self) -> usize {
+        self.n_event_types
+    }
+
+    /// Whether the records of items count their users, so that the user must be known before an event is folded.
+    pub fn counts_users(&self) -> bool {
+        self.item.has(|slot| slot.op == SlotOp::DistinctUsers)
+    }
+
     /// For each event type the number of events in a record of scope user x item.
     pub fn counts_by_type<'r>(&self, record: &'r [f64]) -> impl Iterator<Item = f64> + 'r {
         record[PAIR_TYPES..].chunks(2).take(self.n_event_types).map(|slots| slots[0])

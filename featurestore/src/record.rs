@@ -68,6 +68,16 @@ impl RecordLayout {
         )
     }
 
+    /// What is remembered at `id`.
+    pub(crate) fn slot_at(&self, id: SlotId) -> Slot {
+        self.slots[id.0 - 1]
+    }
+
+    /// Whether one of the slots is such.
+    pub(crate) fn has(&self, is_such: impl Fn(&Slot) -> bool) -> bool {
+        self.slots.iter().any(is_such)
+    }
+
     /// Numbers per record.
     pub fn width(&self) -> usize {
         1 + self.slots.len()
@@ -262,6 +272,17 @@ impl<K: Copy + Eq + Hash> RecordTable<K> {
     /// All keys with their records.
     pub fn iter<'a>(&'a self, layout: &RecordLayout) -> impl Iterator<Item = (K, &'a [f64])> {
         self.keys.iter().copied().zip(self.records.chunks_exact(layout.width()))
+    }
+
+    /// About how many bytes it takes.
+    pub(crate) fn n_bytes(&self) -> usize {
+        self.records.len() * 8 + self.keys.len() * 2 * (size_of::<K>() + 8)
+    }
+
+    /// Whether its records are of `layout`.
+    pub(crate) fn fits(&self, layout: &RecordLayout) -> bool {
+        self.records.len() == self.keys.len() * layout.width()
+            && self.positions.len() == self.keys.len()
     }
 
     /// How many keys there are.

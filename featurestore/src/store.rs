@@ -1,10 +1,12 @@
 //! The embedded store: everything that is known now, in memory, rebuilt from a snapshot and the event log.
 //!
 //! Three operations: read a user, read a batch of items, apply an event. Events are applied live as they come, and by
-//! replay as they came; the state is the same to the bit.
+//! replay as they came; the state is the same to the bit. What a pipeline reads while it answers is [`FeatureStore`]; the
+//! other implementation of it is [`crate::redis::RedisStore`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,12 +57,33 @@ impl UserState {
         Self { record, items: RecordTable::default(), fields, recent: VecDeque::new() }
     }
 
-    fn apply(&mut self, event: &Event, plan: &FeaturePlan, columns: &Entities) {
+    /// About how many bytes it takes.
+    pub(crate) fn n_bytes(&self) -> usize {
+        let tables =
+            self.items.n_bytes() + self.fields.iter().map(RecordTable::n_bytes).sum::<usize>();
+        tables + self.record.len() * 8 + self.recent.len() * size_of::<Recent>()
+    }
+
+    /// Whether it has the shape that `plan` gives it.
+    pub(crate) fn fits(&self, plan: &FeaturePlan) -> bool {
+        self.record.len() == plan.user.width()
+            && self.items.fits(&plan.user_item)
+            && self.fields.len() == plan.user_fields.len()
+            && self.fields.iter().zip(&plan.user_fields).all(|(table, (_, l))| table.fits(l))
+    }
+
+    /// Folds `event` into it. `codes`: the values that its item has of the field at a position.
+    pub(crate) fn apply<C: Iterator<Item = u32>>(
+        &mut self,
+        event: &Event,
+        plan: &FeaturePlan,
+        codes: impl Fn(usize) -> C,
+    ) {
         plan.user.fold(&mut self.record, event, |_| false);
         let record = self.items.get_or_insert(event.item, &plan.user_item);
         plan.user_item.fold(record, event, |_| false);
         for ((field, layout), table) in plan.user_fields.iter().zip(&mut self.fields) {
-            for code in columns.column(*field).codes(event.item.0) {
+            for code in codes(*field) {
                 layout.fold(table.get_or_insert(code, layout), event, |_| false);
             }
         }
@@ -84,6 +107,56 @@ pub struct UserView {
     pub state: Arc<UserState>,
     /// The user's fields by position: numbers, codes of categories; NaN if missing.
     pub numbers: Vec<f64>,
+}
+
+/// How up to date what was read is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Freshness {
+    /// It knows every event that was acknowledged.
+    #[default]
+    Fresh,
+    /// It is what was known a while ago: the store did not answer in time.
+    Stale,
+    /// Nothing is known, since the store did not answer in time: features have their defaults.
+    Default,
+}
+
+/// What a pipeline reads of users and items while it answers. `until`: when it must have an answer, of whatever freshness;
+/// `None`: it takes the time that it takes.
+pub trait FeatureStore: Send + Sync {
+    /// What the store remembers.
+    fn plan(&self) -> &FeaturePlan;
+
+    /// What is known of `user`; nothing, if `None` or not seen before.
+    fn read_user(&self, user: Option<UserId>, until: Option<Instant>) -> (UserView, Freshness);
+
+    /// Reads what features need to know of `items`, which are distinct.
+    fn read_items(
+        &self,
+        items: &[ItemId],
+        until: Option<Instant>,
+        rows: &mut ItemRows,
+    ) -> Freshness;
+}
+
+impl FeatureStore for EmbeddedStore {
+    fn plan(&self) -> &FeaturePlan {
+        self.plan()
+    }
+
+    fn read_user(&self, user: Option<UserId>, _until: Option<Instant>) -> (UserView, Freshness) {
+        (self.read_user(user), Freshness::Fresh)
+    }
+
+    fn read_items(
+        &self,
+        items: &[ItemId],
+        _until: Option<Instant>,
+        rows: &mut ItemRows,
+    ) -> Freshness {
+        self.read_items(items, rows);
+        Freshness::Fresh
+    }
 }
 
 /// When an item first appeared.
@@ -235,8 +308,10 @@ impl State {
     fn apply(&mut self, event: &Event, plan: &FeaturePlan) {
         self.make_room(event, plan);
         self.apply_to_item(event, plan);
-        let user = Arc::make_mut(&mut self.user_states[event.user.index()]);
-        user.apply(event, plan, &self.items);
+        if plan.keeps_users {
+            let user = Arc::make_mut(&mut self.user_states[event.user.index()]);
+            user.apply(event, plan, |field| self.items.column(field).codes(event.item.0));
+        }
         self.n_events += 1;
         self.latest = self.latest.max(event.time);
     }
@@ -245,23 +320,19 @@ impl State {
         while self.item_records.len() < (event.item.index() + 1) * plan.item.width() {
             plan.item.push_empty(&mut self.item_records);
         }
-        if self.user_states.len() <= event.user.index() {
+        if plan.keeps_users && self.user_states.len() <= event.user.index() {
             self.user_states
                 .resize_with(event.user.index() + 1, || Arc::new(UserState::empty(plan)));
         }
     }
 
     fn apply_to_item(&mut self, event: &Event, plan: &FeaturePlan) {
-        let pair = self.user_states[event.user.index()].items.get(event.item, &plan.user_item);
-        let first_of_user = |kind: Option<EventTypeId>| {
-            let Some(pair) = pair else { return true };
-            let op = SlotOp::Count { sum: Summed::Events };
-            kind.is_some() && plan.user_item.find(Slot { event: kind, op }, pair) == Some(0.0)
-        };
+        let known = self.user_states.get(event.user.index());
+        let pair = known.and_then(|user| user.items.get(event.item, &plan.user_item));
         let width = plan.item.width();
         let record = &mut self.item_records[event.item.index() * width..][..width];
         let first_before = plan.item.find(FIRST, record);
-        plan.item.fold(record, event, first_of_user);
+        fold_item(record, event, pair, plan);
         let (record, first) = (&*record, plan.item.find(FIRST, record));
         for ((spec, slot), board) in plan.boards.iter().zip(&mut self.boards) {
             if spec.event.is_some_and(|kind| kind != event.kind) {
@@ -318,39 +389,58 @@ impl State {
                 push_merged(layout, column.codes(item.0).map(of_code), out);
             }
         }
-        self.read_fields(items, plan, rows);
+        read_fields(&self.items, items, plan, rows);
     }
+}
 
-    fn read_fields(&self, items: &[ItemId], plan: &FeaturePlan, rows: &mut ItemRows) {
-        rows.codes.resize_with(plan.user_fields.len(), Default::default);
-        for ((offsets, codes), (field, _)) in rows.codes.iter_mut().zip(&plan.user_fields) {
-            offsets.clear();
-            codes.clear();
-            offsets.push(0);
-            for item in items {
-                codes.extend(self.items.column(*field).codes(item.0));
-                offsets.push(codes.len() as u32);
-            }
+/// Folds `event` into the record of its item. `pair`: the record of its user and item before it, if there is one.
+pub(crate) fn fold_item(
+    record: &mut [f64],
+    event: &Event,
+    pair: Option<&[f64]>,
+    plan: &FeaturePlan,
+) {
+    let first_of_user = |kind: Option<EventTypeId>| {
+        let Some(pair) = pair else { return true };
+        let op = SlotOp::Count { sum: Summed::Events };
+        kind.is_some() && plan.user_item.find(Slot { event: kind, op }, pair) == Some(0.0)
+    };
+    plan.item.fold(record, event, first_of_user);
+}
+
+/// Reads what `entities` says of `items`.
+pub(crate) fn read_fields(
+    entities: &Entities,
+    items: &[ItemId],
+    plan: &FeaturePlan,
+    rows: &mut ItemRows,
+) {
+    rows.codes.resize_with(plan.user_fields.len(), Default::default);
+    for ((offsets, codes), (field, _)) in rows.codes.iter_mut().zip(&plan.user_fields) {
+        offsets.clear();
+        codes.clear();
+        offsets.push(0);
+        for item in items {
+            codes.extend(entities.column(*field).codes(item.0));
+            offsets.push(codes.len() as u32);
         }
-        let n_fields = self.items.n_fields();
-        rows.numbers.resize_with(n_fields, Vec::new);
-        rows.vectors.resize_with(n_fields, Vec::new);
-        for position in plan.item_fields_read() {
-            let column = self.items.column(position);
-            if let Column::Vector(vectors) = column {
-                let vector = |item: &ItemId| vectors.get(item.index()).cloned().unwrap_or_default();
-                rows.vectors[position] = items.iter().map(vector).collect();
-            } else {
-                rows.numbers[position].clear();
-                rows.numbers[position]
-                    .extend(items.iter().map(|item| column.number_or_code(item.0)));
-            }
-        }
-        let published =
-            |item: &ItemId| self.items.published(item.0).map_or(f64::NAN, |t| t.0 as f64);
-        rows.published.clear();
-        rows.published.extend(items.iter().map(published));
     }
+    let n_fields = entities.n_fields();
+    rows.numbers.resize_with(n_fields, Vec::new);
+    rows.vectors.resize_with(n_fields, Vec::new);
+    for position in plan.item_fields_read() {
+        let column = entities.column(position);
+        if let Column::Vector(vectors) = column {
+            let vector = |item: &ItemId| vectors.get(item.index()).cloned().unwrap_or_default();
+            rows.vectors[position] = items.iter().map(vector).collect();
+        } else {
+            rows.numbers[position].clear();
+            rows.numbers[position].extend(items.iter().map(|item| column.number_or_code(item.0)));
+        }
+    }
+    let published = |item: &ItemId| entities.published(item.0).map_or(f64::NAN, |t| t.0 as f64);
+    rows.published.clear();
+    rows.published.extend(items.iter().map(published));
 }
 
 /// A consistent look at the catalogue and the boards.

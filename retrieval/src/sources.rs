@@ -295,8 +295,10 @@ pub struct SourceScratch {
 pub struct Ask<'a> {
     /// Trained models.
     pub models: &'a Models,
-    /// Live counts.
+    /// The catalogue and the boards.
     pub store: &'a EmbeddedStore,
+    /// What the user's records consist of.
+    pub plan: &'a FeaturePlan,
     /// Who asks, if it is known.
     pub user_id: Option<UserId>,
     /// What is known of the user.
@@ -320,7 +322,7 @@ impl Ask<'_> {
     /// Measures the similarities of the user's history to all items, for sources and features alike.
     pub fn prepare(&self, scratch: &mut SourceScratch) {
         let known = |item: ItemId| item.index() < self.models.n_items();
-        scratch.history.read(&self.user.state, self.store.plan(), self.weights, known);
+        scratch.history.read(&self.user.state, self.plan, self.weights, known);
         let seeds: Vec<ItemId> = self.seeds.iter().copied().filter(|item| known(*item)).collect();
         let weight = self.weights.iter().copied().fold(0.0, f32::max);
         scratch.history.put_first(&seeds, weight);
@@ -416,7 +418,7 @@ impl Ask<'_> {
     }
 
     fn own_history(&self, n: usize, slot: SlotId) -> Vec<Scored> {
-        let plan = self.store.plan();
+        let plan = self.plan;
         let records = self.user.state.items.iter(&plan.user_item);
         let score = |record| plan.user_item.read(record, slot, self.now) as f32;
         let mut items: Vec<Scored> = records
@@ -435,14 +437,14 @@ impl Ask<'_> {
         user_field: usize,
         count: SlotId,
     ) -> Vec<Scored> {
-        let (_, layout) = &self.store.plan().user_fields[user_field];
+        let (_, layout) = &self.plan.user_fields[user_field];
         let records = self.user.state.fields[user_field].iter(layout);
         let mut values: Vec<(u32, f64)> =
             records.map(|(code, record)| (code, layout.read(record, count, self.now))).collect();
         values.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         values.truncate(FIELD_VALUES);
         let per_value = (2 * n).div_ceil(values.len().max(1));
-        let field = self.store.plan().user_fields[user_field].0;
+        let field = self.plan.user_fields[user_field].0;
         let mut items: Vec<Scored> = self.store.view(|view| {
             let lists = values.iter().map(|(code, weight)| {
                 let weight = *weight as f32;

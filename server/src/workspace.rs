@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use engine::config::Config;
+use engine::config::{Config, StoreKind};
+use engine::replica::announce_release;
 use engine::shelf::Shelf;
 use engine::state::log_folder;
 use featurestore::history::{History, HistoryBuilder};
@@ -54,6 +55,16 @@ impl Workspace {
             );
         }
         Ok(history)
+    }
+}
+
+/// Tells the servers that share a Redis, if there is one, that the release called `id` is active now. They are told again
+/// when it is activated again, so a Redis that does not answer is a warning only.
+pub(crate) fn announce(config: &Config, id: &str) {
+    if config.store.kind == StoreKind::Redis
+        && let Err(error) = announce_release(&config.store, id)
+    {
+        eprintln!("warning: servers that run now do not hear of release {id}: {error}");
     }
 }
 

@@ -4,12 +4,12 @@
 use std::time::Instant;
 
 use featurestore::schema::SimilarityBy;
-use featurestore::{ItemId, Scored, Timestamp};
+use featurestore::{Freshness, ItemId, Scored, Timestamp};
 use reranking::{RerankConfig, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
 
-use super::{Answer, Pipeline, Query, Scratch, Timing, propose, rank_by};
+use super::{Answer, Pipeline, Query, Scratch, Timing, degraded_by, propose, rank_by};
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
@@ -96,7 +96,7 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
-        let user = self.store.read_user(query.user);
+        let (user, freshness) = self.read_user(plan, query);
         self.read_refused(plan, query, &user, scratch);
         let Scratch { sources, candidates, ranked, refused, passing, .. } = scratch;
         refused.extend(items);
@@ -117,11 +117,14 @@ impl Pipeline {
             1 => rank_by(&candidates.items, &candidates.scores, plan.top, ranked),
             _ => rank_by(&candidates.items, &candidates.fused(), plan.top, ranked),
         }
+        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        let slate = as_ranked(ranked, query.n, query.now);
+        scratch.user = Some(user);
         Answer {
-            slate: as_ranked(ranked, query.n, query.now),
+            slate,
             proposed: lists.iter().map(|list| list.items.len()).collect(),
-            degraded: Vec::new(),
-            cold_user: user.state.recent.is_empty(),
+            degraded: degraded_by(freshness).into_iter().collect(),
+            cold_user,
             timing: Timing { retrieve: started.elapsed(), ..Timing::default() },
         }
     }
@@ -136,7 +139,7 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
-        let user = self.store.read_user(query.user);
+        let (user, mut freshness) = self.read_user(scenario, query);
         scratch.refused.clear();
         let ask = self.ask(query, &user, &|_| true);
         let lists = propose(scenario, &ask, &mut scratch.sources);
@@ -144,12 +147,15 @@ impl Pipeline {
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);
         let retrieved = Instant::now();
-        let degraded = self.rank(scenario, query, &user, scratch);
+        let mut degraded = self.rank(scenario, query, &user, &mut freshness, scratch);
+        degraded.extend(degraded_by(freshness));
+        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        scratch.user = Some(user);
         Answer {
             slate: as_ranked(&scratch.ranked, query.n, query.now),
             proposed: lists.iter().map(|list| list.items.len()).collect(),
             degraded,
-            cold_user: user.state.recent.is_empty(),
+            cold_user,
             timing: Timing {
                 retrieve: retrieved - started,
                 rank: retrieved.elapsed(),

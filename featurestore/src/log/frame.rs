@@ -24,6 +24,7 @@ pub(super) enum RecordRef<'a> {
     User(&'a UserRecord),
     DeleteItem { id: &'a str },
     DeleteUser { id: &'a str },
+    Followed { stamp: u64, n: u32 },
 }
 
 impl<'a> From<&'a Record> for RecordRef<'a> {
@@ -34,6 +35,7 @@ impl<'a> From<&'a Record> for RecordRef<'a> {
             Record::User(user) => Self::User(user),
             Record::DeleteItem { id } => Self::DeleteItem { id },
             Record::DeleteUser { id } => Self::DeleteUser { id },
+            Record::Followed { stamp, n } => Self::Followed { stamp: *stamp, n: *n },
         }
     }
 }
@@ -46,6 +48,37 @@ impl<'a> RecordRef<'a> {
             _ => None,
         }
     }
+}
+
+/// The frames of `records`, one behind the other.
+///
+/// # Errors
+/// With the bytes of a record that is too long.
+pub fn encode_records(records: &[Record]) -> Result<Vec<u8>, usize> {
+    let mut bytes = Vec::new();
+    for record in records {
+        encode(&record.into(), &mut bytes).map_err(|too_long| too_long.0)?;
+    }
+    Ok(bytes)
+}
+
+/// The records of whole frames; `None` if `bytes` are something else.
+pub fn decode_records(mut bytes: &[u8]) -> Option<Vec<Record>> {
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let header = bytes.first_chunk()?;
+        let (length, n, crc) = parse_header(*header, bytes.len() as u64).ok()?;
+        let payload = &bytes[FRAME_HEADER_BYTES..][..n];
+        if checksum(length, payload) != crc {
+            return None;
+        }
+        match postcard::take_from_bytes(payload) {
+            Ok((record, [])) => records.push(record),
+            _ => return None,
+        }
+        bytes = &bytes[FRAME_HEADER_BYTES + n..];
+    }
+    Some(records)
 }
 
 /// A record that does not fit into a frame: it has this many bytes.

@@ -76,6 +76,8 @@ pub struct Opened {
     pub n_records: u64,
     /// Bytes of a torn tail that were cut from the last segment.
     pub cut_bytes: u64,
+    /// The last entry of a shared log that is in it, 0 for none.
+    pub followed: u64,
 }
 
 /// A log that is open for writing, by this process alone.
@@ -138,6 +140,14 @@ impl EventLog {
         Ok((log, opened))
     }
 
+    /// The event ids that the log at `dir` remembers, whether or not somebody writes to it. Cost: reads the whole log.
+    ///
+    /// # Errors
+    /// If there is no log, or it is damaged.
+    pub fn event_ids_of(dir: &Path) -> Result<EventIds, ScanError> {
+        Ok(check(dir, N_EVENT_IDS)?.0)
+    }
+
     /// The records of the log at `dir` from `from` to the last complete one, whether or not somebody writes to it.
     ///
     /// # Errors
@@ -185,6 +195,27 @@ impl EventLog {
     /// As [`Self::append`].
     pub fn append_events(&mut self, events: &[NamedEvent]) -> Result<Vec<Outcome>, AppendError> {
         self.append_all(events.iter().map(RecordRef::Event))
+    }
+
+    /// As [`Self::append`], and behind them that they are the entry `stamp` of a shared log.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub fn append_followed(
+        &mut self,
+        records: &[Record],
+        stamp: u64,
+    ) -> Result<Vec<Outcome>, AppendError> {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(&record.into(), &self.ids)?;
+        }
+        let n = batch.outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
+        let outcomes = batch.outcomes.clone();
+        batch.push(&RecordRef::Followed { stamp, n: n as u32 }, &self.ids)?;
+        self.write(&batch.bytes)?;
+        self.remember(batch.new_ids);
+        Ok(outcomes)
     }
 
     fn append_all<'a>(
@@ -358,15 +389,25 @@ fn finish_last_segment(dir: &Path) -> Result<u64, OpenLogError> {
 fn check(dir: &Path, n_event_ids: usize) -> Result<(EventIds, Position, Opened), ScanError> {
     let mut ids = EventIds::new(n_event_ids);
     let mut records = Records::open(dir, Position::START, None)?;
-    let mut n_records = 0;
+    let (mut n_records, mut followed) = (0, 0);
     while let Some(payload) = records.advance()? {
         n_records += 1;
+        followed = peek_followed(payload).unwrap_or(followed).max(followed);
         if let Some(event_id) = peek_event_id(payload) {
             ids.insert(event_id);
         }
     }
-    let opened = Opened { n_records, cut_bytes: records.n_torn_bytes() };
+    let opened = Opened { n_records, cut_bytes: records.n_torn_bytes(), followed };
     Ok((ids, records.reached(), opened))
+}
+
+/// The entry of a shared log that a record's bytes are a mark of.
+fn peek_followed(payload: &[u8]) -> Option<u64> {
+    const VARIANT: u32 = 5;
+    match postcard::take_from_bytes::<(u32, u64)>(payload) {
+        Ok(((VARIANT, stamp), _)) => Some(stamp),
+        _ => None,
+    }
 }
 
 /// The event id at the start of a record's bytes, without reading the rest.
@@ -418,5 +459,9 @@ mod tests {
         assert_eq!(peek(&event(Some("e1"))).as_deref(), Some("e1"));
         assert_eq!(peek(&event(None)), None);
         assert_eq!(peek(&Record::DeleteUser { id: "u".into() }), None);
+        let mark = postcard::to_stdvec(&Record::Followed { stamp: 7 << 40, n: 3 }).unwrap();
+        assert_eq!((peek_followed(&mark), peek_event_id(&mark)), (Some(7 << 40), None));
+        let user = postcard::to_stdvec(&Record::DeleteUser { id: "u".into() }).unwrap();
+        assert_eq!(peek_followed(&user), None);
     }
 }

@@ -9,7 +9,7 @@ use engine::config::Config;
 
 use engine::pipeline::Pipeline;
 use engine::precompute::{Job, precompute};
-use engine::state::open_store;
+use engine::state::{Keeps, open_store};
 use featurestore::Timestamp;
 use featurestore::history::SESSION_USER;
 use indicatif::ProgressBar;
@@ -47,7 +47,10 @@ impl Precompute {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
         let release = Arc::new(workspace.shelf.open(&workspace.shelf.active()?)?);
-        let store = open_store(&workspace.config.data_dir, &release)?.state.store().clone();
+        let store = open_store(&workspace.config.data_dir, &release, Keeps::Everything)?
+            .state
+            .store()
+            .clone();
         let pipeline = Pipeline::new(release, store);
         let job = self.job(&pipeline)?;
         let bar = ProgressBar::new(job.users.len() as u64);

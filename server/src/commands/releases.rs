@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{Global, Outcome};
 use crate::causes::with_causes;
+use crate::workspace::announce;
 
 /// The shelf of trained releases.
 #[derive(Debug, clap::Args)]
@@ -43,15 +44,21 @@ enum Action {
 
 impl Releases {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
-        let shelf = Shelf::new(&Config::read(&global.config)?.data_dir);
+        let config = Config::read(&global.config)?;
+        let shelf = Shelf::new(&config.data_dir);
         match &self.action {
             Action::List => list(&shelf, global.json),
             Action::Show { id } => show(&shelf, id.as_deref()),
             Action::Activate { id } => {
                 shelf.activate(id)?;
+                announce(&config, id);
                 report(global.json, id)
             }
-            Action::Rollback => report(global.json, &shelf.rollback()?),
+            Action::Rollback => {
+                let id = shelf.rollback()?;
+                announce(&config, &id);
+                report(global.json, &id)
+            }
             Action::Diff { a, b } => diff(&shelf, a, b, global.json),
         }
     }

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Global, Outcome};
 use crate::causes::with_causes;
 use crate::progress::Stages;
-use crate::workspace::{Workspace, point_in};
+use crate::workspace::{Workspace, announce, point_in};
 
 /// Build a release; it is activated if it passes the gate.
 #[derive(Debug, clap::Args)]
@@ -68,6 +68,7 @@ pub(crate) fn train(
     let id = release.manifest.id.clone();
     if verdict.passed {
         workspace.shelf.activate(&id)?;
+        announce(&workspace.config, &id);
     }
     stages.finish();
     Ok(Trained { id, verdict })

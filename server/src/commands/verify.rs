@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use engine::config::Config;
-use engine::state::{State, read_snapshot};
+use engine::state::{Keeps, State, read_snapshot};
 use featurestore::log::{EventLog, Position};
 use featurestore::plan::FeatureScratch;
 use featurestore::{EmbeddedStore, ItemId, Timestamp, UserId};
@@ -26,9 +26,9 @@ impl Verify {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
         let release = workspace.shelf.open(&workspace.shelf.active()?)?;
-        let live = read_snapshot(&workspace.config.data_dir, &release)
+        let live = read_snapshot(&workspace.config.data_dir, &release, Keeps::Everything)
             .context("there is no live state to compare with (a server leaves one when it ends)")?;
-        let mut replayed = State::empty(&release);
+        let mut replayed = State::empty(&release, Keeps::Everything);
         let reader = EventLog::reader(&workspace.log_dir(), Position::START)?;
         replayed.follow_until(reader, live.position())?;
         let names: Vec<&str> = release.features.iter().map(|f| f.name.as_str()).collect();

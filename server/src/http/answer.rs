@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use engine::pipeline::{Answer as Outcome, Listing, Pipeline, Query, Scratch};
+use actix_web::web;
+use engine::pipeline::{Answer as Outcome, Degraded, Listing, Pipeline, Query, Scratch};
 use engine::release::ScenarioPlan;
 use featurestore::{ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
@@ -16,6 +17,7 @@ use super::metrics::Metrics;
 use super::problem::{Fault, Problem};
 use super::reasons::{Reason, Reasons};
 use super::request::{Explain, Request, resolve};
+use super::state::Engine;
 
 /// The body of an answer.
 #[derive(Clone, Debug, Serialize)]
@@ -118,6 +120,8 @@ pub(super) struct Question {
     pub(super) now: Timestamp,
     /// When the request arrived.
     pub(super) arrived: Instant,
+    /// Brings the state up to what other servers have acknowledged.
+    pub(super) engine: web::Data<Engine>,
 }
 
 impl Question {
@@ -133,6 +137,7 @@ impl Question {
         let pipeline = self.pipeline.clone();
         let scenario = self.plan(&pipeline)?;
         self.request.check_fields(pipeline.release())?;
+        let is_up_to_date = self.engine.catch_up(self.catch_up_until(&scenario));
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
         let (mut exclude, unknown) = resolve(&pipeline, &self.request.exclude_ids);
         missing_ids.extend(unknown);
@@ -156,8 +161,12 @@ impl Question {
                 pipeline.list(&scenario, &named, &query, scratch)
             }
         };
-        count(metrics, &scenario, &outcome);
-        let items = self.items(&scenario, &query, &named, &outcome, scratch);
+        let mut steps = outcome.degraded.clone();
+        if !is_up_to_date && !steps.contains(&Degraded::StaleFeatures) {
+            steps.push(Degraded::StaleFeatures);
+        }
+        count(metrics, &scenario, &outcome, &steps);
+        let items = self.items(&scenario, &named, &outcome, scratch);
         let impression = self.impression(&scenario, &outcome, &items);
         let shown: Vec<ItemId> = outcome.slate.shown.iter().map(|shown| shown.item).collect();
         let has_more = !shown.is_empty() && scratch.candidates.len() > shown.len();
@@ -166,7 +175,7 @@ impl Question {
             items,
             next_page_token: None,
             release: self.pipeline.release().manifest.id.clone(),
-            degraded: outcome.degraded.iter().map(|step| step.name()).collect(),
+            degraded: steps.iter().map(|step| step.name()).collect(),
             timing_ms: TimingMs {
                 retrieve: milliseconds(outcome.timing.retrieve),
                 rank: milliseconds(outcome.timing.rank),
@@ -204,6 +213,13 @@ impl Question {
         }
     }
 
+    /// When the state must be up to date: a quarter of the time is for that.
+    fn catch_up_until(&self, scenario: &ScenarioPlan) -> Instant {
+        let now = Instant::now();
+        let left = self.deadline(scenario).saturating_duration_since(now) / 4;
+        now + left.min(Duration::from_millis(scenario.budget.retrieve_ms.into()) / 2)
+    }
+
     fn deadline(&self, scenario: &ScenarioPlan) -> Instant {
         let ms = self.request.deadline_ms.unwrap_or(scenario.budget.total_ms.into());
         self.arrived + Duration::from_millis(ms)
@@ -212,7 +228,6 @@ impl Question {
     fn items(
         &self,
         scenario: &ScenarioPlan,
-        query: &Query,
         named: &[ItemId],
         outcome: &Outcome,
         scratch: &Scratch,
@@ -223,7 +238,7 @@ impl Question {
         let cold_user = outcome.cold_user && is_for_user;
         let explain = self.request.explain != Explain::None;
         let reasons = explain.then(|| {
-            let user = self.pipeline.store().read_user(query.user).state;
+            let user = scratch.user.as_ref().map(|user| user.state.clone()).unwrap_or_default();
             let asked = if is_similar { named } else { &[] };
             Reasons::new(&self.pipeline, &scenario.sources, user, asked)
         });
@@ -283,12 +298,12 @@ impl Question {
     }
 }
 
-fn count(metrics: &Metrics, scenario: &ScenarioPlan, outcome: &Outcome) {
+fn count(metrics: &Metrics, scenario: &ScenarioPlan, outcome: &Outcome, steps: &[Degraded]) {
     metrics.count_stages(scenario, &outcome.timing);
     for (source, n) in scenario.sources.iter().zip(&outcome.proposed) {
         metrics.count_candidates(&source.name, *n);
     }
-    for step in &outcome.degraded {
+    for step in steps {
         metrics.count_degraded(step.name());
     }
     for dropped in &outcome.slate.dropped {

@@ -3,6 +3,8 @@
 //! Every change is a record of the event log and then a change of the live state, so that it is as durable as an event
 //! and holds from the next request on.
 
+use std::time::Instant;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use featurestore::entities::Entities;
@@ -19,7 +21,7 @@ use super::body::{self, QueryParameters, escaped, unknown};
 use super::ids::check_id;
 use super::pool::block;
 use super::problem::{Fault, Problem};
-use super::state::Engine;
+use super::state::{CATCH_UP, Engine};
 
 /// Most items or users of one call.
 const MAX_PUT: usize = 10_000;
@@ -211,8 +213,11 @@ pub(super) async fn get(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, id) = (Kind::of(&http), checked(id)?);
-    let entity = kind.read(engine.pipeline()?.store(), &id);
-    Ok(HttpResponse::Ok().json(entity.ok_or_else(|| kind.not_found(&id))?))
+    let read = move || {
+        engine.catch_up(Instant::now() + CATCH_UP);
+        kind.read(engine.pipeline()?.store(), &id).ok_or_else(|| kind.not_found(&id))
+    };
+    Ok(HttpResponse::Ok().json(block(read).await??))
 }
 
 /// `PUT /v1/items/{id}`: the item is as the body says, in the place of what was known.
@@ -325,6 +330,7 @@ pub(super) async fn list(
     let (kind, (n, start)) = (Kind::of(&http), page(&http)?);
     let pipeline = engine.pipeline()?;
     let (page, next) = block(move || {
+        engine.catch_up(Instant::now() + CATCH_UP);
         pipeline.store().view(|view| {
             let entities = kind.entities(view);
             let (end, mut next, mut page) = (entities.len() as u32, start, Vec::new());

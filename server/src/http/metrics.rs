@@ -1,11 +1,12 @@
 //! What `/metrics` tells, by the names of the outside contract. No label holds an id.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::pipeline::Timing;
 use engine::release::{Release, ScenarioPlan};
 use featurestore::Timestamp;
+use featurestore::redis::Counts;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -75,6 +76,10 @@ pub(super) struct Metrics {
     release_age: Gauge<f64, AtomicU64>,
     /// Only for releases with an approximate index.
     index_recall: Family<ReleaseName, Gauge<f64, AtomicU64>>,
+    feature_cache_hits: Counter,
+    feature_cache_misses: Counter,
+    feature_store_failures: Counter,
+    feature_malformed: Counter,
     /// Impressions that were not written since the queue was full, or the disk refused.
     pub(super) impressions_dropped: Counter,
 }
@@ -113,11 +118,16 @@ impl Metrics {
             release_info: Family::default(),
             release_age: Gauge::default(),
             index_recall: Family::default(),
+            feature_cache_hits: Counter::default(),
+            feature_cache_misses: Counter::default(),
+            feature_store_failures: Counter::default(),
+            feature_malformed: Counter::default(),
             impressions_dropped: Counter::default(),
         };
         metrics.register_requests();
         metrics.register_stages();
         metrics.register_state();
+        metrics.register_features();
         metrics
     }
 
@@ -162,6 +172,30 @@ impl Metrics {
         let help =
             "Share of the nearest items that the release's index finds, measured in training";
         registry.register("index_recall", help, self.index_recall.clone());
+    }
+
+    fn register_features(&mut self) {
+        let of_store = [
+            ("feature_cache_hits", "Records that the near cache had", &self.feature_cache_hits),
+            (
+                "feature_cache_misses",
+                "Records that the near cache lacked",
+                &self.feature_cache_misses,
+            ),
+            (
+                "feature_store_failures",
+                "Reads that the feature store did not answer in time",
+                &self.feature_store_failures,
+            ),
+            (
+                "feature_malformed",
+                "Values in the feature store that could not be read",
+                &self.feature_malformed,
+            ),
+        ];
+        for (name, help, counter) in of_store {
+            self.registry.register(name, help, counter.clone());
+        }
     }
 
     /// Counts an HTTP request. `route`: a pattern, never a path.
@@ -221,8 +255,26 @@ impl Metrics {
         self.event_lag.observe(now.seconds_since(time).max(0.0));
     }
 
-    /// Everything in the OpenMetrics text format. `now` and `release`: to tell the release's age.
-    pub(super) fn encode(&self, release: Option<&Release>, now: Timestamp) -> String {
+    /// Everything in the OpenMetrics text format. `now` and `release`: to tell the release's age. `counts`: of the feature
+    /// store in Redis, if that is used.
+    pub(super) fn encode(
+        &self,
+        release: Option<&Release>,
+        counts: Option<&Counts>,
+        now: Timestamp,
+    ) -> String {
+        if let Some(counts) = counts {
+            let pairs = [
+                (&self.feature_cache_hits, &counts.hits),
+                (&self.feature_cache_misses, &counts.misses),
+                (&self.feature_store_failures, &counts.failures),
+                (&self.feature_malformed, &counts.malformed),
+            ];
+            for (counter, count) in pairs {
+                // A new store, after another release was activated, counts from 0: what the scraper takes for a restart.
+                counter.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
         self.release_info.clear();
         self.index_recall.clear();
         if let Some(release) = release {
@@ -252,7 +304,7 @@ mod tests {
         metrics.count_candidates("embedding", 600);
         metrics.count_filtered("caps");
         metrics.count_result(0);
-        let text = metrics.encode(None, Timestamp(0));
+        let text = metrics.encode(None, None, Timestamp(0));
         for line in [
             "cascade_http_requests_total{route=\"/v1/events\",status=\"200\"} 1",
             "cascade_http_request_duration_seconds_count{route=\"/v1/events\"} 1",

@@ -106,7 +106,7 @@ impl<'a> Reasons<'a> {
 
     /// What the user did with `item` last.
     fn because_you(&self, item: ItemId) -> Option<Reason> {
-        let plan = self.pipeline.store().plan();
+        let plan = self.pipeline.plan();
         let record = self.user.items.get(item, &plan.user_item)?;
         let times = plan.last_by_type(record).enumerate().filter(|(_, time)| !time.is_nan());
         let (kind, _) = times.max_by(|a, b| a.1.total_cmp(&b.1))?;

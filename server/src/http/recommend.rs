@@ -66,7 +66,7 @@ pub(super) async fn answer(
 
 /// The question that `request` asks, and the page that it is about. Lists that are not a placement's have no pages.
 fn question(
-    engine: &Engine,
+    engine: &web::Data<Engine>,
     request: Request,
     origin: Origin,
     arrived: Instant,
@@ -79,8 +79,17 @@ fn question(
         (seed, leave_out) = (asked.seed, asked.shown.clone());
         page = Some(asked);
     }
-    let question =
-        Question { request, origin, leave_out, pipeline, recommendation_id, seed, now, arrived };
+    let question = Question {
+        request,
+        origin,
+        leave_out,
+        pipeline,
+        recommendation_id,
+        seed,
+        now,
+        arrived,
+        engine: engine.clone(),
+    };
     Ok((question, page))
 }
 

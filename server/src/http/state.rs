@@ -3,21 +3,24 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use anyhow::{Context, bail};
 use engine::clock::Clock;
-use engine::config::{Config, Fsync};
+use engine::config::{Config, Fsync, StoreKind};
 use engine::pipeline::{Pipeline, Query, Scratch};
 use engine::release::{Manifest, OpenReleaseError, Release};
+use engine::replica::{Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
-use engine::state::{OpenStateError, State, log_folder, open_store, write_snapshot};
+use engine::state::{Keeps, OpenStateError, State, log_folder, open_store, write_snapshot};
 use featurestore::log::{
     AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
     ScanError,
 };
+use featurestore::redis::RedisError;
 use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
 
 use super::ids::RecommendationIds;
@@ -30,6 +33,9 @@ use crate::causes::with_causes;
 
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
+
+/// How long a change of the catalogue waits for what other servers have changed before.
+pub(super) const CATCH_UP: Duration = Duration::from_secs(1);
 
 /// What the server is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +77,8 @@ pub(super) struct Engine {
     phase: RwLock<Phase>,
     active: RwLock<Option<Arc<Pipeline>>>,
     ingest: Mutex<Option<Ingest>>,
+    /// Takes the place of `ingest` if there are other servers.
+    replica: OnceLock<Arc<Replica>>,
     /// Held while a release is activated.
     activation: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
@@ -85,6 +93,9 @@ pub(super) enum ActivateError {
     /// It does not fit the log.
     #[error(transparent)]
     State(#[from] OpenStateError),
+    /// The other servers, or what they share, stand in the way.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
     /// It does not answer.
     #[error("release {0:?} failed when it was warmed up")]
     SelfTest(String),
@@ -122,6 +133,9 @@ pub(super) enum IngestError {
     /// The log refused them.
     #[error(transparent)]
     Append(#[from] AppendError),
+    /// The shared log did not take them, as far as is known.
+    #[error(transparent)]
+    Shared(#[from] ReplicaError),
 }
 
 impl From<IngestError> for Problem {
@@ -129,6 +143,10 @@ impl From<IngestError> for Problem {
         let detail = with_causes(&error);
         match error {
             IngestError::NotReady => Self::not_ready(detail),
+            IngestError::Shared(_) => {
+                let code = "shared_log_unavailable";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+            }
             IngestError::Append(AppendError::Write { .. }) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "log_not_writable", detail)
             }
@@ -168,6 +186,7 @@ impl Engine {
             phase: RwLock::new(Phase::Loading),
             active: RwLock::new(None),
             ingest: Mutex::new(None),
+            replica: OnceLock::new(),
             activation: Mutex::new(()),
             syncer: Mutex::new(None),
             config: config.clone(),
@@ -179,10 +198,23 @@ impl Engine {
     /// # Errors
     /// If there is no active release, it is damaged or of another log, or the log is damaged or in use.
     pub(super) fn load(self: &Arc<Self>) -> anyhow::Result<()> {
-        let log = self.open_log()?;
+        self.check_log()?;
         let id = self.shelf.active()?;
         let release = Arc::new(self.shelf.open(&id)?);
-        let opened = open_store(&self.config.data_dir, &release)?;
+        match self.config.store.kind {
+            StoreKind::Embedded => self.load_alone(&id, release)?,
+            StoreKind::Redis => self.load_together(&release)?,
+        }
+        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
+        if *phase == Phase::Loading {
+            *phase = Phase::Ready;
+        }
+        Ok(())
+    }
+
+    fn load_alone(self: &Arc<Self>, id: &str, release: Arc<Release>) -> anyhow::Result<()> {
+        let log = self.open_log()?;
+        let opened = open_store(&self.config.data_dir, &release, Keeps::Everything)?;
         if let Some(refused) = &opened.refused {
             eprintln!("the state is folded from the whole log: {}", with_causes(refused));
         }
@@ -191,20 +223,74 @@ impl Engine {
         self.warm_up(&pipeline)?;
         *self.lock_ingest() = Some(Ingest { log, state: opened.state });
         self.swap(pipeline);
-        self.start_syncer()?;
-        let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
-        if *phase == Phase::Loading {
-            *phase = Phase::Ready;
-        }
+        self.start_syncer()
+    }
+
+    /// Takes part with the other servers of the same Redis.
+    fn load_together(self: &Arc<Self>, release: &Arc<Release>) -> anyhow::Result<()> {
+        let config = &self.config;
+        let has_said = std::cell::Cell::new(false);
+        let may_wait = |error: &RedisError| {
+            if !has_said.replace(true) {
+                eprintln!("waiting for Redis: {error}");
+            }
+            self.phase() == Phase::Loading
+        };
+        let (replica, pipeline) =
+            Replica::open(&config.data_dir, &config.store, self.fsync(), release, &may_wait)?;
+        self.warm_up(&pipeline)?;
+        self.swap(pipeline);
+        replica.announce_first_release(&release.manifest.id)?;
+        let engine = Arc::downgrade(self);
+        let refused = Mutex::new(String::new());
+        replica.start(move |id| {
+            if let Some(engine) = engine.upgrade() {
+                engine.follow_release(id, &refused);
+            }
+        })?;
+        self.replica.get_or_init(|| replica);
         Ok(())
     }
 
-    fn open_log(&self) -> anyhow::Result<EventLog> {
-        let policy = match self.config.server.fsync {
+    /// Serves the release that another server was told to serve. One that is refused is tried again when another id was
+    /// announced in between.
+    fn follow_release(self: &Arc<Self>, id: &str, refused: &Mutex<String>) {
+        let serves = self.active().is_some_and(|active| active.release().manifest.id == id);
+        let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if serves || *refused == id {
+            return;
+        }
+        // The follower, which this is called by, must go on meanwhile.
+        refused.clear();
+        refused.push_str(id);
+        let (engine, id) = (self.clone(), id.to_owned());
+        std::thread::spawn(move || match engine.put_into_service(&id) {
+            Ok(()) => eprintln!("release {id} is served, as the other servers do"),
+            Err(error) => {
+                eprintln!("error: release {id} is not served: {}", with_causes(&error));
+            }
+        });
+    }
+
+    /// Waits until everything is taken in that any server has acknowledged by now. `false` if that takes too long.
+    pub(super) fn catch_up(&self, until: Instant) -> bool {
+        self.replica.get().is_none_or(|replica| replica.catch_up(until))
+    }
+
+    /// The other servers' part of this one, if there are others.
+    pub(super) fn replica(&self) -> Option<&Arc<Replica>> {
+        self.replica.get()
+    }
+
+    fn fsync(&self) -> FsyncPolicy {
+        match self.config.server.fsync {
             Fsync::Always => FsyncPolicy::Always,
             Fsync::Interval => FsyncPolicy::Interval(DEFAULT_FSYNC_INTERVAL),
             Fsync::Never => FsyncPolicy::Never,
-        };
+        }
+    }
+
+    fn check_log(&self) -> anyhow::Result<()> {
         let folder = log_folder(&self.config.data_dir);
         if !folder.is_dir() {
             bail!(
@@ -212,7 +298,11 @@ impl Engine {
                 folder.display()
             );
         }
-        let (log, opened) = EventLog::open(&folder, policy)?;
+        Ok(())
+    }
+
+    fn open_log(&self) -> anyhow::Result<EventLog> {
+        let (log, opened) = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?;
         if opened.cut_bytes > 0 {
             eprintln!("{} bytes of an incomplete record were cut from the log", opened.cut_bytes);
         }
@@ -248,6 +338,10 @@ impl Engine {
     /// # Errors
     /// If the log refuses them; none of them counts then.
     pub(super) fn ingest(&self, events: &[NamedEvent]) -> Result<Vec<Outcome>, IngestError> {
+        if let Some(replica) = self.replica.get() {
+            let records: Vec<Record> = events.iter().cloned().map(Record::Event).collect();
+            return if records.is_empty() { Ok(Vec::new()) } else { Ok(replica.append(records)?) };
+        }
         let mut ingest = self.lock_ingest();
         let Some(Ingest { log, state }) = &mut *ingest else { return Err(IngestError::NotReady) };
         let outcomes = log.append_events(events)?;
@@ -265,6 +359,15 @@ impl Engine {
         &self,
         change: impl FnOnce(&EmbeddedStore) -> Result<(Vec<Record>, T), Problem>,
     ) -> Result<T, Problem> {
+        if let Some(replica) = self.replica.get() {
+            // Two servers that change the same thing at once do so one after the other, in any order.
+            self.catch_up(Instant::now() + CATCH_UP);
+            let (records, result) = change(self.pipeline()?.store())?;
+            if !records.is_empty() {
+                replica.append(records).map_err(IngestError::from)?;
+            }
+            return Ok(result);
+        }
         let mut ingest = self.lock_ingest();
         let Some(Ingest { log, state }) = &mut *ingest else {
             return Err(IngestError::NotReady.into());
@@ -291,8 +394,24 @@ impl Engine {
     /// # Errors
     /// If anything is wrong with it; the one in service stays.
     pub(super) fn activate(&self, id: &str) -> Result<(), ActivateError> {
+        self.put_into_service(id)?;
+        if let Some(replica) = self.replica.get() {
+            replica.announce_release(id)?;
+        }
+        Ok(())
+    }
+
+    fn put_into_service(&self, id: &str) -> Result<(), ActivateError> {
         let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
         let release = Arc::new(self.shelf.open(id)?);
+        if let Some(replica) = self.replica.get() {
+            let warm_up = |pipeline: &Pipeline| self.warm_up(pipeline).is_ok();
+            let pipeline = replica.activate(&release, warm_up)?;
+            let pipeline = pipeline.ok_or_else(|| ActivateError::SelfTest(id.to_owned()))?;
+            self.shelf.activate(id)?;
+            self.swap(pipeline);
+            return Ok(());
+        }
         let shared = self.shared_store(&release)?;
         match shared {
             Some(pipeline) => {
@@ -309,7 +428,7 @@ impl Engine {
     fn shared_store(&self, release: &Arc<Release>) -> Result<Option<Arc<Pipeline>>, ActivateError> {
         let ingest = self.lock_ingest();
         let Some(Ingest { state, .. }) = &*ingest else { return Err(ActivateError::NotReady) };
-        if !state.fits(release) {
+        if !state.fits(release, Keeps::Everything) {
             return Ok(None);
         }
         state.check_items(release, &self.log_folder())?;
@@ -318,7 +437,7 @@ impl Engine {
 
     /// Folds the log anew for `release`, most of it while events go on coming in.
     fn activate_with_new_state(&self, release: &Arc<Release>) -> Result<(), ActivateError> {
-        let mut state = State::empty(release);
+        let mut state = State::empty(release, Keeps::Everything);
         let records = match &*self.lock_ingest() {
             Some(ingest) => ingest.log.scan(Position::START)?,
             None => return Err(ActivateError::NotReady),
@@ -376,6 +495,9 @@ impl Engine {
             syncer.join().map_err(|_| anyhow::anyhow!("the thread that syncs the log panicked"))?;
         }
         self.impressions.close();
+        if let Some(replica) = self.replica.get() {
+            replica.close()?;
+        }
         let Some(mut ingest) = self.lock_ingest().take() else { return Ok(()) };
         ingest.log.sync().context("the log was not synced")?;
         write_snapshot(&self.config.data_dir, &ingest.state)?;

@@ -1,0 +1,697 @@
+//! One of several servers on one Redis. All take in the same entries of the shared log in its order; the features are in
+//! Redis, the catalogue and the boards in the memory of each, and one of those that share a data folder keeps the entries in
+//! the event log there, which releases are trained on.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use featurestore::history::user_name;
+use featurestore::log::{
+    EventIds, EventLog, FsyncPolicy, OpenLogError, Outcome, Position, Record, ScanError,
+};
+use featurestore::redis::{
+    Entry, Follower, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore, SharedLog,
+    Stamp,
+};
+use featurestore::{Entities, Event, ItemId, NO_SESSION, NamedEvent, Schema, UserId};
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
+use crate::config::StoreConfig;
+use crate::pipeline::Pipeline;
+use crate::release::Release;
+use crate::state::{
+    Keeps, OpenStateError, State, WriteSnapshotError, fingerprint, log_folder, open_store,
+    write_snapshot,
+};
+
+/// How long an append waits until its entry has come back and is in the features.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a follower waits for an entry before it looks after other things.
+const POLL: Duration = Duration::from_millis(250);
+
+/// How long it rests after a failure.
+const REST: Duration = Duration::from_millis(50);
+
+/// How often it is tried to become the one that keeps the log.
+const KEEPER_REST: Duration = Duration::from_secs(1);
+
+/// For how long a server may make a generation before another tries.
+const LOADING_CLAIM: Duration = Duration::from_secs(300);
+
+/// Entries whose outcomes are remembered for those who appended them.
+const MAX_OUTCOMES: usize = 10_000;
+
+/// Most events that are folded into Redis together.
+const MAX_FOLDED: usize = 4_000;
+
+/// Why a server cannot take part.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaError {
+    /// Redis does not do what it should.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// There is no state to serve from.
+    #[error(transparent)]
+    State(#[from] OpenStateError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Entries are missing that others have.
+    #[error(
+        "the event log {} ends before what the shared log still holds: copy the log of another server, or let one that \
+         shares its folder run", log.display()
+    )]
+    Behind {
+        /// Folder of the log.
+        log: PathBuf,
+    },
+    /// Redis was loaded from a longer log.
+    #[error(
+        "the event log {} has {n_own} records of its own, but what is in Redis was made from {n_loaded}: copy the longer \
+         log here", log.display()
+    )]
+    OtherLog {
+        /// Folder of the log.
+        log: PathBuf,
+        /// Its records.
+        n_own: u64,
+        /// Those that Redis knows.
+        n_loaded: u64,
+    },
+    /// What was appended has not come back in time. It is in the shared log, and will be taken in.
+    #[error(
+        "the shared log took it, but it was not taken in within {APPLY_TIMEOUT:?}: send it again with the same event ids to be sure"
+    )]
+    Late,
+    /// The system refuses a thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The state in service.
+struct Live {
+    state: State,
+    ids: EventIds,
+    features: Arc<RedisStore>,
+}
+
+/// What has become of entries.
+#[derive(Default)]
+struct Reached {
+    stamp: Stamp,
+    outcomes: BTreeMap<Stamp, Vec<Outcome>>,
+}
+
+/// What a server needs to take part.
+pub struct Replica {
+    data_dir: PathBuf,
+    fsync: FsyncPolicy,
+    settings: RedisSettings,
+    nodes: Arc<Nodes>,
+    log: Arc<SharedLog>,
+    me: String,
+    live: Mutex<Live>,
+    reached: Mutex<Reached>,
+    has_moved: Condvar,
+    kept: Mutex<Option<(Stamp, Position)>>,
+    is_stopped: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Tells all servers of the Redis that `store` names to serve the release called `id`, which is on their shelves.
+///
+/// # Errors
+/// If Redis does not answer.
+pub fn announce_release(store: &StoreConfig, id: &str) -> Result<(), RedisError> {
+    let nodes = Arc::new(Nodes::new(&store.urls())?);
+    SharedLog::new(nodes, &store.prefix).set_release(id)
+}
+
+impl Replica {
+    /// The state in Redis and in memory, up to the end of the log in `data_dir`, for `release`; and its pipeline. If Redis
+    /// does not have it, it is put there. Waits for Redis for as long as `may_wait` says.
+    ///
+    /// # Errors
+    /// If the logs do not fit, or Redis fails.
+    pub fn open(
+        data_dir: &Path,
+        store: &StoreConfig,
+        fsync: FsyncPolicy,
+        release: &Arc<Release>,
+        may_wait: &dyn Fn(&RedisError) -> bool,
+    ) -> Result<(Arc<Self>, Arc<Pipeline>), ReplicaError> {
+        let nodes = Arc::new(Nodes::new(&store.urls())?);
+        let log = Arc::new(SharedLog::new(nodes.clone(), &store.prefix));
+        while let Err(error) = log.head(Instant::now() + Duration::from_secs(1)) {
+            if !may_wait(&error) {
+                return Err(error.into());
+            }
+            nodes.maintain();
+            thread::sleep(REST);
+        }
+        let settings = RedisSettings {
+            prefix: store.prefix.clone(),
+            near_cache_bytes: u64::from(store.near_cache_mb) << 20,
+        };
+        let me = random_name(16);
+        let making = Making { data_dir, settings: &settings, nodes: &nodes, log: &log, me: &me };
+        let state = open_store(data_dir, release, Keeps::Catalogue)?.state;
+        let features = Arc::new(making.features(release, &state, None)?);
+        let ids = EventLog::event_ids_of(&log_folder(data_dir))?;
+        let pipeline = pipeline_of(release, &state, &features);
+        let reached = Reached { stamp: state.followed(), ..Reached::default() };
+        let replica = Self {
+            data_dir: data_dir.into(),
+            fsync,
+            settings,
+            nodes,
+            log,
+            me,
+            live: Mutex::new(Live { state, ids, features }),
+            reached: Mutex::new(reached),
+            has_moved: Condvar::new(),
+            kept: Mutex::new(None),
+            is_stopped: AtomicBool::new(false),
+            threads: Mutex::default(),
+        };
+        Ok((Arc::new(replica), pipeline))
+    }
+
+    /// Starts to follow the shared log, and to keep it. `on_release` is told of every release that all servers should serve,
+    /// again and again until it does.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(
+        self: &Arc<Self>,
+        on_release: impl Fn(&str) + Send + 'static,
+    ) -> Result<(), ReplicaError> {
+        let (follower, keeper) = (self.clone(), self.clone());
+        let named = |name: &str| thread::Builder::new().name(name.into());
+        let follower = named("follower").spawn(move || follower.follow(&on_release));
+        let keeper = named("log-keeper").spawn(move || keeper.keep());
+        let mut threads = lock(&self.threads);
+        threads.push(follower.map_err(ReplicaError::Thread)?);
+        threads.push(keeper.map_err(ReplicaError::Thread)?);
+        Ok(())
+    }
+
+    /// Appends `records` to the shared log, and waits until this server has taken them in: then the next request knows them,
+    /// here and everywhere. Events without an id get one. The outcomes are those of the events among them.
+    ///
+    /// # Errors
+    /// If Redis does not answer, or not in time: the records may be taken in all the same.
+    pub fn append(&self, mut records: Vec<Record>) -> Result<Vec<Outcome>, ReplicaError> {
+        for record in &mut records {
+            if let Record::Event(event) = record {
+                event.event_id.get_or_insert_with(|| random_name(24).into());
+            }
+        }
+        let after = lock(&self.reached).stamp;
+        let stamp = self.log.append(&records, after)?;
+        let reached = self.wait_for(stamp, Instant::now() + APPLY_TIMEOUT);
+        let outcomes = reached.outcomes.get(&stamp).filter(|_| reached.stamp >= stamp);
+        outcomes.cloned().ok_or(ReplicaError::Late)
+    }
+
+    /// Waits until everything is taken in that any server has acknowledged by now; `false` if that takes longer than `until`,
+    /// or Redis does not answer.
+    pub fn catch_up(&self, until: Instant) -> bool {
+        match self.log.head(until) {
+            Ok((head, _)) => self.wait_for(head, until).stamp >= head,
+            Err(_) => false,
+        }
+    }
+
+    fn wait_for(&self, stamp: Stamp, until: Instant) -> MutexGuard<'_, Reached> {
+        let mut reached = lock(&self.reached);
+        while reached.stamp < stamp {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.has_moved.wait_timeout(reached, left);
+            reached = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        reached
+    }
+
+    /// The features in service.
+    pub fn features(&self) -> Arc<RedisStore> {
+        lock(&self.live).features.clone()
+    }
+
+    /// The last entry of the shared log that this server took in.
+    pub fn reached(&self) -> Stamp {
+        lock(&self.reached).stamp
+    }
+
+    /// Calls `look` with the state in service; nothing is taken in meanwhile.
+    pub fn with_state<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&lock(&self.live).state)
+    }
+
+    /// The pipeline of `release`, and its state up to now. It is in service here when this returns.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn activate(
+        &self,
+        release: &Arc<Release>,
+        warm_up: impl FnOnce(&Pipeline) -> bool,
+    ) -> Result<Option<Arc<Pipeline>>, ReplicaError> {
+        let log = log_folder(&self.data_dir);
+        let in_service = {
+            let live = lock(&self.live);
+            live.state.fits(release, Keeps::Catalogue).then(|| live.features.clone())
+        };
+        if let Some(features) = in_service.filter(|features| *features.plan_arc() == release.plan) {
+            let live = lock(&self.live);
+            live.state.check_items(release, &log)?;
+            let pipeline = pipeline_of(release, &live.state, &features);
+            drop(live);
+            return Ok(warm_up(&pipeline).then_some(pipeline));
+        }
+        let mut state = State::empty(release, Keeps::Catalogue);
+        state.follow(EventLog::reader(&log, Position::START)?)?;
+        state.check_items(release, &log)?;
+        let kept = [self.features().plan_name()];
+        let features = Arc::new(self.making().features(release, &state, Some(&kept))?);
+        let pipeline = pipeline_of(release, &state, &features);
+        if !warm_up(&pipeline) {
+            return Ok(None);
+        }
+        // What came meanwhile is taken in before anything else does.
+        let mut live = lock(&self.live);
+        let mut ids = EventLog::event_ids_of(&log)?;
+        let mut follower = Follower::new(self.log.clone());
+        while state.followed() < live.state.followed() {
+            let mut noted = Vec::new();
+            for entry in follower.next(state.followed(), Duration::ZERO)? {
+                take_in(&mut state, &mut ids, &entry, &mut noted);
+            }
+            features.apply(&noted)?;
+        }
+        *live = Live { state, ids, features };
+        Ok(Some(pipeline))
+    }
+
+    /// Tells all servers to serve the release called `id`.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn announce_release(&self, id: &str) -> Result<(), ReplicaError> {
+        Ok(self.log.set_release(id)?)
+    }
+
+    /// Tells all servers to serve the release called `id`, unless they were told to serve one before.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn announce_first_release(&self, id: &str) -> Result<(), ReplicaError> {
+        Ok(self.log.set_first_release(id)?)
+    }
+
+    /// Ends the threads, and writes a snapshot if the log on the disk has everything that is in it.
+    ///
+    /// # Errors
+    /// If the snapshot cannot be written.
+    pub fn close(&self) -> Result<(), WriteSnapshotError> {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        for thread in lock(&self.threads).drain(..) {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+        let mut live = lock(&self.live);
+        match *lock(&self.kept) {
+            Some((stamp, position)) if stamp == live.state.followed() => {
+                live.state.written_at(position);
+                write_snapshot(&self.data_dir, &live.state)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::SeqCst)
+    }
+
+    fn follow(&self, on_release: &dyn Fn(&str)) {
+        let (mut follower, mut looked_at) = (Follower::new(self.log.clone()), None::<Instant>);
+        let mut last_error = String::new();
+        while !self.is_stopped() {
+            let is_due = looked_at.is_none_or(|at| at.elapsed() >= POLL);
+            let looked = if is_due { self.look_after(on_release) } else { Ok(()) };
+            looked_at = if is_due { Some(Instant::now()) } else { looked_at };
+            let result = looked.and_then(|()| self.follow_on(&mut follower));
+            if let Err(error) = result {
+                let error = error.to_string();
+                if error != last_error {
+                    eprintln!("error: the shared log is not followed for now: {error}");
+                }
+                last_error = error;
+                self.nodes.maintain();
+                thread::sleep(REST);
+            } else if !last_error.is_empty() {
+                eprintln!("the shared log is followed again");
+                last_error.clear();
+            }
+        }
+    }
+
+    /// Takes in the next entries.
+    fn follow_on(&self, follower: &mut Follower) -> Result<(), ReplicaError> {
+        let after = lock(&self.live).state.followed();
+        let entries = follower.next(after, POLL)?;
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let (mut noted, mut last) = (Vec::new(), None);
+            let features = {
+                let mut live = lock(&self.live);
+                let Live { state, ids, features } = &mut *live;
+                while noted.len() < MAX_FOLDED
+                    && let Some(entry) = entries.next()
+                {
+                    // Another release may have been put into service meanwhile, with all of this.
+                    if entry.stamp > state.followed() {
+                        let outcomes = take_in(state, ids, &entry, &mut noted);
+                        lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
+                        last = Some(entry.stamp);
+                    }
+                }
+                features.clone()
+            };
+            // What is in the state must come into the features, whatever happens meanwhile.
+            while let Err(error) = features.apply(&noted) {
+                if self.is_stopped() || matches!(error, RedisError::Malformed(_)) {
+                    return Err(error.into());
+                }
+                self.nodes.maintain();
+                thread::sleep(REST);
+                self.renew_generation()?;
+            }
+            let mut reached = lock(&self.reached);
+            reached.stamp = last.unwrap_or(reached.stamp);
+            while reached.outcomes.len() > MAX_OUTCOMES {
+                reached.outcomes.pop_first();
+            }
+            drop(reached);
+            self.has_moved.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
+    fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
+        let (_, release) = self.log.head(Instant::now() + Duration::from_secs(1))?;
+        if let Some(release) = release {
+            on_release(&release);
+        }
+        self.renew_generation()
+    }
+
+    /// Uses the generation that is in Redis; if there is none any more, Redis has lost its data, and gets it again.
+    fn renew_generation(&self) -> Result<(), ReplicaError> {
+        let features = self.features();
+        match features.generation()? {
+            Some(generation) if generation.name == features.generation_name() => return Ok(()),
+            Some(generation) => features.use_generation(&generation),
+            None => {
+                eprintln!("Redis has lost the features: they are made again from the log");
+                let schema = self.with_state(|state| state.schema().clone());
+                self.making().load(&features, &schema, None)?;
+            }
+        }
+        let live = lock(&self.live);
+        let outcomes = lock(&self.reached).outcomes.clone();
+        if reapply(&self.log, &features, &live.state, &outcomes)? {
+            return Ok(());
+        }
+        self.making().load(&features, live.state.schema(), None)
+    }
+
+    fn making(&self) -> Making<'_> {
+        Making {
+            data_dir: &self.data_dir,
+            settings: &self.settings,
+            nodes: &self.nodes,
+            log: &self.log,
+            me: &self.me,
+        }
+    }
+
+    fn keep(&self) {
+        let mut last_error = String::new();
+        while !self.is_stopped() {
+            if let Err(error) = self.keep_on() {
+                if error != last_error {
+                    eprintln!("the event log is not kept by this server: {error}");
+                }
+                last_error = error;
+            }
+            thread::sleep(if self.is_stopped() { Duration::ZERO } else { KEEPER_REST });
+        }
+    }
+
+    /// Keeps the log until something fails: another process keeps it, perhaps.
+    fn keep_on(&self) -> Result<(), String> {
+        let folder = log_folder(&self.data_dir);
+        let in_words = |e: &dyn std::error::Error| {
+            let mut words = e.to_string();
+            let mut source = e.source();
+            while let Some(cause) = source {
+                let _ = write!(words, ": {cause}");
+                source = cause.source();
+            }
+            words
+        };
+        let (mut log, opened) = EventLog::open(&folder, self.fsync).map_err(|e| match e {
+            OpenLogError::InUse { .. } => "another process does".to_owned(),
+            e => in_words(&e),
+        })?;
+        let mut at = opened.followed;
+        if self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
+            return Err(ReplicaError::Behind { log: folder }.to_string());
+        }
+        let mut follower = Follower::new(self.log.clone());
+        loop {
+            *lock(&self.kept) = Some((at, log.position()));
+            let is_last = self.is_stopped();
+            let wait = if is_last { Duration::ZERO } else { POLL };
+            match follower.next(at, wait) {
+                Ok(entries) => {
+                    for entry in entries {
+                        log.append_followed(&entry.records, entry.stamp)
+                            .map_err(|e| in_words(&e))?;
+                        at = entry.stamp;
+                    }
+                }
+                Err(_) if !is_last => thread::sleep(REST),
+                Err(_) => {}
+            }
+            if is_last || self.fsync != FsyncPolicy::Never {
+                log.sync().map_err(|e| in_words(&e))?;
+            }
+            if is_last {
+                *lock(&self.kept) = Some((at, log.position()));
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Folds `entry` into `state`, but events whose ids are among `ids`; appends what counts to `noted`.
+fn take_in(
+    state: &mut State,
+    ids: &mut EventIds,
+    entry: &Entry,
+    noted: &mut Vec<Noted>,
+) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    let counted: Vec<&Record> = entry
+        .records
+        .iter()
+        .filter(|record| {
+            let Record::Event(event) = record else { return true };
+            let is_new = event.event_id.as_ref().is_none_or(|id| ids.insert(id));
+            outcomes.push(if is_new { Outcome::Accepted } else { Outcome::Duplicate });
+            is_new
+        })
+        .collect();
+    state.apply_entry(counted.into_iter(), entry.stamp, |event, items| {
+        noted.push(note(event, items, entry.stamp));
+    });
+    outcomes
+}
+
+fn note(event: &Event, items: &Entities, stamp: Stamp) -> Noted {
+    let fields = 0..items.n_fields().min(usize::from(u8::MAX));
+    let codes = fields.flat_map(|field| {
+        items.column(field).codes(event.item.0).map(move |code| (field as u8, code))
+    });
+    Noted { stamp, event: *event, codes: codes.collect() }
+}
+
+fn pipeline_of(release: &Arc<Release>, state: &State, features: &Arc<RedisStore>) -> Arc<Pipeline> {
+    let (release, store) = (release.clone(), state.store().clone());
+    Arc::new(Pipeline::with_features(release, store, features.clone()))
+}
+
+/// The name of a plan in keys.
+fn plan_name(release: &Release) -> String {
+    fingerprint(release)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What features are made with.
+struct Making<'a> {
+    data_dir: &'a Path,
+    settings: &'a RedisSettings,
+    nodes: &'a Arc<Nodes>,
+    log: &'a Arc<SharedLog>,
+    me: &'a str,
+}
+
+impl Making<'_> {
+    /// The features of `release` as of `state`, which are put into Redis if they are not there.
+    fn features(
+        &self,
+        release: &Arc<Release>,
+        state: &State,
+        keep: Option<&[String]>,
+    ) -> Result<RedisStore, ReplicaError> {
+        let log = log_folder(self.data_dir);
+        if self.log.has_forgotten(state.followed())? {
+            return Err(ReplicaError::Behind { log });
+        }
+        let (plan, store) = (release.plan.clone(), state.store().clone());
+        let features =
+            RedisStore::new(plan, &plan_name(release), store, self.nodes.clone(), self.settings);
+        let schema = release.config.schema();
+        match features.generation()? {
+            Some(generation) if generation.n_own == state.n_own() => {
+                features.use_generation(&generation);
+                // All servers may have died when an event was in the log and not in Redis.
+                if features.applied()? < state.followed() {
+                    self.load(&features, &schema, keep)?;
+                }
+            }
+            Some(generation) if generation.n_own > state.n_own() => {
+                let (n_own, n_loaded) = (state.n_own(), generation.n_own);
+                return Err(ReplicaError::OtherLog { log, n_own, n_loaded });
+            }
+            _ => self.load(&features, &schema, keep)?,
+        }
+        Ok(features)
+    }
+
+    /// Puts what the log says into Redis, or waits while another server does.
+    fn load(
+        &self,
+        features: &RedisStore,
+        schema: &Schema,
+        keep: Option<&[String]>,
+    ) -> Result<(), ReplicaError> {
+        let before = features.generation()?.map(|generation| generation.name);
+        while !features.claim_loading(self.me, LOADING_CLAIM)? {
+            thread::sleep(REST);
+            match features.generation()? {
+                Some(generation) if Some(&generation.name) != before.as_ref() => {
+                    features.use_generation(&generation);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        let mut failed = None;
+        let events = |note_one: &mut dyn FnMut(Noted)| {
+            let mut state = State::for_catalogue(schema, features.plan_arc());
+            let folded = EventLog::reader(&log_folder(self.data_dir), Position::START);
+            let folded = folded.and_then(|records| {
+                state.follow_noting(records, |event, items| note_one(note(event, items, 0)))
+            });
+            failed = folded.err();
+            Generation { name: random_name(6), n_own: state.n_own(), stamp: state.followed() }
+        };
+        let loaded = features.load(events, keep);
+        let released = features.release_loading();
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        loaded?;
+        Ok(released?)
+    }
+}
+
+/// Folds into `features` what `state` knows and they do not know yet; `false` if `outcomes` do not tell which of the events
+/// count.
+fn reapply(
+    log: &Arc<SharedLog>,
+    features: &RedisStore,
+    state: &State,
+    outcomes: &BTreeMap<Stamp, Vec<Outcome>>,
+) -> Result<bool, ReplicaError> {
+    let mut at = features.applied()?;
+    if at < state.followed() && log.has_forgotten(at)? {
+        return Ok(false);
+    }
+    let mut follower = Follower::new(log.clone());
+    while at < state.followed() {
+        let entries = follower.next(at, Duration::ZERO)?;
+        let Some(last) = entries.last().map(|entry| entry.stamp) else { return Ok(true) };
+        let mut noted = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.stamp <= state.followed()) {
+            let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
+            noted.extend(known_events(entry, outcomes, state));
+        }
+        features.apply(&noted)?;
+        at = last;
+    }
+    Ok(true)
+}
+
+/// The events of `entry` that count, with the numbers that `state` has given to their names.
+fn known_events(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Noted> {
+    let events = entry.records.iter().filter_map(|record| match record {
+        Record::Event(event) => Some(event),
+        _ => None,
+    });
+    let accepted = events.zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
+    let (schema, sessions) = (state.schema(), state.sessions());
+    let known = |event: &NamedEvent| {
+        state.store().view(|view| {
+            let user = UserId(view.users().names().get(&user_name(event)?)?);
+            let item = ItemId(view.items().names().get(&event.item)?);
+            let session = event.session.as_ref().and_then(|name| sessions.get(name));
+            let event = Event {
+                time: event.time,
+                user,
+                item,
+                session: session.unwrap_or(NO_SESSION),
+                kind: schema.event_type(&event.kind)?,
+                numbers: schema.numbers_of(event),
+            };
+            Some(note(&event, view.items(), entry.stamp))
+        })
+    };
+    accepted.filter_map(|(event, _)| known(event)).collect()
+}
+
+/// So many random characters.
+fn random_name(n: usize) -> String {
+    const CHARACTERS: &[u8] = b"0123456789abcdefghijklmnopqrstuv";
+    let mut bytes = vec![0; n];
+    OsRng.try_fill_bytes(&mut bytes).expect("the system has random numbers");
+    bytes.iter().map(|byte| char::from(CHARACTERS[usize::from(byte & 31)])).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

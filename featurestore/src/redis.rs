@@ -1,0 +1,359 @@
+//! The feature store in Redis: what is known of users and the records of items live there, shared by all servers; the
+//! catalogue, its numbers and the boards are in the memory of each.
+//!
+//! Events come to all servers in one order, that of the [shared log](SharedLog). Each server folds each of them into
+//! Redis; the stamp of a value says which it knows already, and a value is written only if it is still the one that was
+//! read. So it does not matter who comes first, who comes twice and who dies in between: [`RedisStore::apply`].
+//!
+//! A request reads its user in one call, and the items that the near cache lacks in one batch. Keys and bytes are described
+//! in `docs/redis.md`.
+
+mod apply;
+mod keys;
+mod near;
+mod nodes;
+mod packed;
+mod shared_log;
+
+pub use nodes::{Nodes, RedisError};
+pub use packed::{Noted, Stamp};
+pub use shared_log::{Entry, Follower, SharedLog};
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use ::redis::Value;
+
+use crate::ids::{ItemId, UserId};
+use crate::plan::{FeaturePlan, ItemRows, push_merged};
+use crate::store::{EmbeddedStore, FeatureStore, Freshness, UserState, UserView, read_fields};
+use keys::Keys;
+use near::{Known, NearCache};
+use nodes::Command;
+use packed::{Tail, unpack_base, unpack_record};
+
+/// How long a read takes at most that has no deadline of its own.
+const PATIENT: Duration = Duration::from_secs(5);
+
+/// How the feature store uses Redis.
+#[derive(Clone, Debug)]
+pub struct RedisSettings {
+    /// Before every key.
+    pub prefix: String,
+    /// Most bytes of the near cache.
+    pub near_cache_bytes: u64,
+}
+
+/// Values of one release's plan, made from one log: what keys begin with says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its random name.
+    pub name: String,
+    /// Records of the log that did not come through the shared log and are in it.
+    pub n_own: u64,
+    /// The entry of the shared log up to which it was made from a log.
+    pub stamp: Stamp,
+}
+
+/// What happened in the store since it was made.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Records that the near cache had.
+    pub hits: AtomicU64,
+    /// Records that it lacked.
+    pub misses: AtomicU64,
+    /// Reads that Redis did not answer, or not in time.
+    pub failures: AtomicU64,
+    /// Values that were not of the form that they must have.
+    pub malformed: AtomicU64,
+}
+
+/// The feature store in Redis.
+pub struct RedisStore {
+    plan: Arc<FeaturePlan>,
+    /// Names, fields and boards.
+    catalogue: Arc<EmbeddedStore>,
+    nodes: Arc<Nodes>,
+    keys: RwLock<Keys>,
+    near: NearCache,
+    counts: Counts,
+}
+
+impl RedisStore {
+    /// The values of `plan` and `fingerprint`, a name for the plan, for the things that `catalogue` numbers. They are read
+    /// once there is a generation.
+    pub fn new(
+        plan: Arc<FeaturePlan>,
+        fingerprint: &str,
+        catalogue: Arc<EmbeddedStore>,
+        nodes: Arc<Nodes>,
+        settings: &RedisSettings,
+    ) -> Self {
+        Self {
+            plan,
+            catalogue,
+            nodes,
+            keys: RwLock::new(Keys::new(&settings.prefix, fingerprint)),
+            near: NearCache::new(settings.near_cache_bytes),
+            counts: Counts::default(),
+        }
+    }
+
+    /// What happened since it was made.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// What it remembers.
+    pub fn plan_arc(&self) -> &Arc<FeaturePlan> {
+        &self.plan
+    }
+
+    /// The name of the plan in keys.
+    pub fn plan_name(&self) -> String {
+        self.keys().fingerprint
+    }
+
+    /// The catalogue that it numbers its values by.
+    pub fn catalogue(&self) -> &Arc<EmbeddedStore> {
+        &self.catalogue
+    }
+
+    fn keys(&self) -> Keys {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the values of `generation` from now on.
+    pub fn use_generation(&self, generation: &Generation) {
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.generation != generation.name {
+            keys.generation.clone_from(&generation.name);
+            self.near.clear();
+        }
+    }
+
+    /// The name of the generation that is read; empty if there is none yet.
+    pub fn generation_name(&self) -> String {
+        self.keys().generation
+    }
+
+    fn fetch_user(
+        &self,
+        user: UserId,
+        until: Instant,
+    ) -> Result<(Stamp, UserState, Tail), RedisError> {
+        let keys = self.keys();
+        let name = self.catalogue.view(|view| view.users().names().name(user.0).map(String::from));
+        let Some(name) = name else {
+            return Ok((0, UserState::empty(&self.plan), Tail::default()));
+        };
+        let (tail, base) = keys.user(&name);
+        let command = Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base));
+        let value = self.nodes.run_one(command, until)?;
+        self.unpack_user(user, &tail, value)
+    }
+
+    fn unpack_user(
+        &self,
+        user: UserId,
+        key: &str,
+        value: Value,
+    ) -> Result<(Stamp, UserState, Tail), RedisError> {
+        let what = || format!("the value of {key}");
+        let malformed = || RedisError::Malformed(format!("{} is not two strings", what()));
+        let Value::Array(values) = value else { return Err(malformed()) };
+        let [tail, base] = values.as_slice() else { return Err(malformed()) };
+        let mut state = match base {
+            Value::BulkString(bytes) => unpack_base(bytes, &self.plan, &what)?,
+            _ => UserState::empty(&self.plan),
+        };
+        match tail {
+            Value::BulkString(bytes) => {
+                let (stamp, tail) = Tail::unpack(bytes, user, &self.plan, &mut state, &what)?;
+                Ok((stamp, state, tail))
+            }
+            _ => Ok((0, state, Tail::default())),
+        }
+    }
+
+    /// Records of items or field values, in the order of `wanted`; `None` for those that could not be had.
+    fn records(&self, wanted: &[Wanted], until: Instant) -> (Vec<Option<Arc<Known>>>, Freshness) {
+        let mut found: Vec<Option<Arc<Known>>> =
+            wanted.iter().map(|key| self.near.fresh(key)).collect();
+        let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
+        self.counts.hits.fetch_add((wanted.len() - missing.len()) as u64, Ordering::Relaxed);
+        self.counts.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
+        if missing.is_empty() {
+            return (found, Freshness::Fresh);
+        }
+        let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
+        let fetch = |keys: &[Wanted]| {
+            let fetched = self.fetch_records(keys, until);
+            keys.iter().zip(fetched).for_each(|(key, known)| {
+                if let Some(known) = known {
+                    self.near.insert(*key, known);
+                }
+            });
+        };
+        // What another request is fetching already is waited for.
+        self.near.fetch_once(&keys, until, fetch);
+        let mut freshness = Freshness::Fresh;
+        for i in missing {
+            found[i] = self.near.fresh(&wanted[i]).or_else(|| {
+                let old = self.near.any(&wanted[i]);
+                let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
+                freshness = freshness.max(is);
+                old
+            });
+        }
+        (found, freshness)
+    }
+
+    /// Reads records from Redis: one command for each shard.
+    fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Option<Known>> {
+        let keys = self.keys();
+        let mut shards: Vec<(String, Vec<usize>)> = Vec::new();
+        for (i, key) in wanted.iter().enumerate() {
+            let shard = keys.shard(key);
+            match shards.iter_mut().find(|(known, _)| *known == shard) {
+                Some((_, of_shard)) => of_shard.push(i),
+                None => shards.push((shard, vec![i])),
+            }
+        }
+        let command = |(shard, of_shard): &(String, Vec<usize>)| {
+            let mut cmd = ::redis::cmd("HMGET");
+            cmd.arg(shard);
+            of_shard.iter().for_each(|i| {
+                cmd.arg(wanted[*i].field());
+            });
+            Command::new(shard, &cmd)
+        };
+        let commands: Vec<Command> = shards.iter().map(command).collect();
+        let results = self.nodes.run(&commands, until);
+        let mut found: Vec<Option<Known>> = wanted.iter().map(|_| None).collect();
+        let mut has_failed = false;
+        for ((shard, of_shard), result) in shards.iter().zip(results) {
+            let Ok(Value::Array(values)) = result else {
+                has_failed = true;
+                continue;
+            };
+            for (i, value) in of_shard.iter().zip(values) {
+                found[*i] = match self.known(&wanted[*i], shard, &value) {
+                    Ok(known) => Some(known),
+                    Err(_) => {
+                        self.counts.malformed.fetch_add(1, Ordering::Relaxed);
+                        None
+                    }
+                };
+            }
+        }
+        if has_failed {
+            self.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    fn known(&self, key: &Wanted, shard: &str, value: &Value) -> Result<Known, RedisError> {
+        let layout = key.layout(&self.plan);
+        let Value::BulkString(bytes) = value else {
+            let mut record = Vec::new();
+            layout.push_empty(&mut record);
+            return Ok(Known { stamp: 0, record });
+        };
+        let what = || format!("the value of {key:?} in {shard}");
+        let (stamp, record) = unpack_record(bytes, layout.width(), &what)?;
+        Ok(Known { stamp, record })
+    }
+}
+
+/// A record that is wanted: that of an item, or of the value of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Wanted {
+    Item(ItemId),
+    /// Position in [`FeaturePlan::fields`], and the code of the value.
+    Field(u8, u32),
+}
+
+impl FeatureStore for RedisStore {
+    fn plan(&self) -> &FeaturePlan {
+        &self.plan
+    }
+
+    fn read_user(&self, user: Option<UserId>, until: Option<Instant>) -> (UserView, Freshness) {
+        let until = until.unwrap_or_else(|| Instant::now() + PATIENT);
+        let Some(user) = user else {
+            let state = Arc::new(UserState::empty(&self.plan));
+            return (UserView { state, numbers: Vec::new() }, Freshness::Fresh);
+        };
+        let (state, freshness) = match self.fetch_user(user, until) {
+            Ok((_, state, _)) => {
+                let state = Arc::new(state);
+                self.near.remember_user(user, state.clone());
+                (state, Freshness::Fresh)
+            }
+            Err(error) => {
+                let count = match error {
+                    RedisError::Malformed(_) => &self.counts.malformed,
+                    _ => &self.counts.failures,
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+                match self.near.user(user) {
+                    Some(state) => (state, Freshness::Stale),
+                    None => (Arc::new(UserState::empty(&self.plan)), Freshness::Default),
+                }
+            }
+        };
+        let numbers = self.catalogue.view(|view| view.users().numbers(user.0));
+        (UserView { state, numbers }, freshness)
+    }
+
+    fn read_items(
+        &self,
+        items: &[ItemId],
+        until: Option<Instant>,
+        rows: &mut ItemRows,
+    ) -> Freshness {
+        let until = until.unwrap_or_else(|| Instant::now() + PATIENT);
+        let mut wanted: Vec<Wanted> = items.iter().map(|item| Wanted::Item(*item)).collect();
+        // The values of each field, and for each item which of them it has.
+        let mut codes: Vec<Vec<Vec<usize>>> = Vec::with_capacity(self.plan.fields.len());
+        self.catalogue.view(|view| {
+            for (i, (field, _)) in self.plan.fields.iter().enumerate() {
+                let column = view.items().column(*field);
+                let mut positions = rustc_hash::FxHashMap::default();
+                let of_item = |item: &ItemId| {
+                    let position = |code: u32| {
+                        *positions.entry(code).or_insert_with(|| {
+                            wanted.push(Wanted::Field(i as u8, code));
+                            wanted.len() - 1
+                        })
+                    };
+                    column.codes(item.0).map(position).collect()
+                };
+                codes.push(items.iter().map(of_item).collect());
+            }
+            read_fields(view.items(), items, &self.plan, rows);
+        });
+        let (records, freshness) = self.records(&wanted, until);
+        rows.n = items.len();
+        let out = rows.item.reset(&self.plan.item);
+        for record in &records[..items.len()] {
+            match record {
+                Some(known) => out.extend_from_slice(&known.record),
+                None => self.plan.item.push_empty(out),
+            }
+        }
+        rows.fields.resize_with(self.plan.fields.len(), Default::default);
+        for ((rows, (_, layout)), codes) in
+            rows.fields.iter_mut().zip(&self.plan.fields).zip(&codes)
+        {
+            let out = rows.reset(layout);
+            for of_item in codes {
+                let of_code = |i: &usize| records[*i].as_deref().map(|known| &known.record[..]);
+                push_merged(layout, of_item.iter().map(of_code), out);
+            }
+        }
+        freshness
+    }
+}

@@ -1,0 +1,203 @@
+//! The near cache: records of items and field values that were read or written lately, bounded in bytes.
+//!
+//! It is kept up to date by the shared log: whoever follows it puts what it has folded here, at once. A record also goes
+//! stale by itself, after a while that differs from record to record; it is used then only if Redis does not answer.
+
+use std::hash::BuildHasher;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use moka::sync::Cache;
+use rustc_hash::{FxBuildHasher, FxHashSet};
+
+use super::Wanted;
+use super::packed::Stamp;
+use crate::ids::UserId;
+use crate::store::UserState;
+
+/// After this, give or take a fifth, a record is read anew.
+const FRESH_FOR: Duration = Duration::from_secs(60);
+
+/// After this a record that nobody asked for is forgotten.
+const IDLE_FOR: Duration = Duration::from_secs(3_600);
+
+/// Part of the cache that is for users, who are asked for only if Redis does not answer.
+const FOR_USERS: u64 = 4;
+
+/// Bytes that an entry takes besides its numbers, about.
+const ENTRY_BYTES: usize = 160;
+
+/// A record as Redis had it.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) stamp: Stamp,
+    pub(super) record: Vec<f64>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    known: Arc<Known>,
+    fresh_until: Instant,
+}
+
+pub(super) struct NearCache {
+    records: Cache<Wanted, Entry, FxBuildHasher>,
+    users: Cache<UserId, Arc<UserState>, FxBuildHasher>,
+    in_flight: Mutex<FxHashSet<Wanted>>,
+    landed: Condvar,
+}
+
+impl NearCache {
+    /// Keeps at most `max_bytes`.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        let of_users = max_bytes / FOR_USERS;
+        let weight = |n: usize| u32::try_from(n + ENTRY_BYTES).unwrap_or(u32::MAX);
+        Self {
+            records: Cache::builder()
+                .max_capacity(max_bytes - of_users)
+                .weigher(move |_: &Wanted, entry: &Entry| weight(entry.known.record.len() * 8))
+                .time_to_idle(IDLE_FOR)
+                .build_with_hasher(FxBuildHasher),
+            users: Cache::builder()
+                .max_capacity(of_users)
+                .weigher(move |_: &UserId, state: &Arc<UserState>| weight(state.n_bytes()))
+                .time_to_idle(IDLE_FOR)
+                .build_with_hasher(FxBuildHasher),
+            in_flight: Mutex::default(),
+            landed: Condvar::new(),
+        }
+    }
+
+    /// The record of `key`, if it need not be read anew.
+    pub(super) fn fresh(&self, key: &Wanted) -> Option<Arc<Known>> {
+        let entry = self.records.get(key)?;
+        (Instant::now() < entry.fresh_until).then_some(entry.known)
+    }
+
+    /// The record of `key`, however old.
+    pub(super) fn any(&self, key: &Wanted) -> Option<Arc<Known>> {
+        self.records.get(key).map(|entry| entry.known)
+    }
+
+    /// Keeps `known` unless what is there knows more.
+    pub(super) fn insert(&self, key: Wanted, known: Known) {
+        let spread = (FxBuildHasher.hash_one(key) >> 40) % 400;
+        let fresh_for = FRESH_FOR.mul_f64(0.8 + spread as f64 / 1e3);
+        let entry = Entry { known: Arc::new(known), fresh_until: Instant::now() + fresh_for };
+        self.records.entry(key).and_upsert_with(|old| match old {
+            Some(old) if old.value().known.stamp > entry.known.stamp => old.into_value(),
+            _ => entry,
+        });
+    }
+
+    pub(super) fn remember_user(&self, user: UserId, state: Arc<UserState>) {
+        self.users.insert(user, state);
+    }
+
+    /// What was last known of `user`.
+    pub(super) fn user(&self, user: UserId) -> Option<Arc<UserState>> {
+        self.users.get(&user)
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.records.invalidate_all();
+        self.users.invalidate_all();
+    }
+
+    /// Has `fetch` bring those of `keys` that nobody else is fetching, and waits for the others until `until`.
+    pub(super) fn fetch_once(
+        &self,
+        keys: &[Wanted],
+        until: Instant,
+        fetch: impl FnOnce(&[Wanted]),
+    ) {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mine, others): (Vec<Wanted>, Vec<Wanted>) =
+            keys.iter().partition(|key| in_flight.insert(**key));
+        drop(in_flight);
+        let landing = Landing { cache: self, keys: &mine };
+        if !mine.is_empty() {
+            fetch(&mine);
+        }
+        drop(landing);
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        while others.iter().any(|key| in_flight.contains(key)) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.landed.wait_timeout(in_flight, left);
+            in_flight = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Keys that are being fetched, until this is dropped.
+struct Landing<'a> {
+    cache: &'a NearCache,
+    keys: &'a [Wanted],
+}
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        let mut in_flight = self.cache.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keys.iter().for_each(|key| {
+            in_flight.remove(key);
+        });
+        self.cache.landed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ItemId;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn known(stamp: Stamp) -> Known {
+        Known { stamp, record: vec![stamp as f64] }
+    }
+
+    #[test]
+    fn a_record_that_knows_less_does_not_replace_one_that_knows_more() {
+        let (cache, key) = (NearCache::new(1 << 20), Wanted::Item(ItemId(3)));
+        for (stamp, expected) in [(5, 5), (4, 5), (6, 6)] {
+            cache.insert(key, known(stamp));
+            assert_eq!(cache.fresh(&key).unwrap().stamp, expected);
+        }
+        cache.clear();
+        assert!(cache.any(&key).is_none());
+    }
+
+    #[test]
+    fn a_key_is_fetched_once_however_many_ask() {
+        let (cache, n_fetches) = (NearCache::new(1 << 20), AtomicUsize::new(0));
+        let keys: Vec<Wanted> = (0..50).map(|i| Wanted::Item(ItemId(i))).collect();
+        let until = Instant::now() + Duration::from_secs(10);
+        let ask = || {
+            cache.fetch_once(&keys, until, |mine| {
+                n_fetches.fetch_add(mine.len(), Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(50));
+                mine.iter().for_each(|key| cache.insert(*key, known(1)));
+            });
+            keys.iter().all(|key| cache.any(key).is_some())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+        });
+        // A thread that comes when the first has landed fetches anew: it did not look into the cache here.
+        assert!(n_fetches.load(Ordering::SeqCst) < 8 * keys.len());
+    }
+
+    #[test]
+    fn the_cache_is_bounded_in_bytes() {
+        let cache = NearCache::new(100_000);
+        for i in 0..10_000 {
+            cache.insert(Wanted::Item(ItemId(i)), Known { stamp: 1, record: vec![0.0; 20] });
+        }
+        cache.records.run_pending_tasks();
+        assert!(cache.records.weighted_size() <= 100_000 && cache.records.entry_count() > 100);
+    }
+}

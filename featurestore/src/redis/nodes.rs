@@ -1,0 +1,559 @@
+//! Connections to the nodes of Redis: which node has which slot, one pipeline per node and call, and a breaker for each
+//! node, so that one that hangs costs nobody more than a few calls.
+//!
+//! A call has a time by which it must end. Whatever fails or is late leaves its connection behind, since a late reply
+//! would be taken for that of the next command.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use ::redis::{Client, Cmd, Connection, ConnectionInfo, IntoConnectionInfo, Value};
+use rustc_hash::FxHashMap;
+
+/// Slots of a cluster. Source: the specification of Redis Cluster.
+const N_SLOTS: u16 = 16_384;
+
+/// After so many failures in a row a node is left alone for a while.
+const FAILURES_TO_OPEN: u32 = 3;
+
+/// For how long at first; it doubles with every further failure, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
+
+/// How long a node may take to tell about the cluster.
+const TOPOLOGY_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The cluster is asked about itself at most so often.
+const TOPOLOGY_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a node may take to look through a part of its keys.
+const SCAN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that wait for their next call; further ones are closed.
+const MAX_IDLE: usize = 64;
+
+/// Why a command has no result.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RedisError {
+    /// A URL cannot be used.
+    #[error("{url:?} is not a Redis URL that can be used: {reason}")]
+    Url {
+        /// The URL, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// A node cannot be reached, or did not answer in time.
+    #[error("Redis at {node}: {reason}")]
+    Node {
+        /// Host and port.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// A node failed so often that it is left alone for a while.
+    #[error(
+        "Redis at {node} failed {FAILURES_TO_OPEN} times in a row and is left alone for a while"
+    )]
+    Open {
+        /// Host and port.
+        node: String,
+    },
+    /// Nobody serves the key's slot.
+    #[error("no node of the Redis cluster serves slot {slot}")]
+    Unserved {
+        /// The slot.
+        slot: u16,
+    },
+    /// The slot is elsewhere.
+    #[error("Redis says that the slot has moved")]
+    Moved,
+    /// Redis refused the command.
+    #[error("Redis refused a command: {0}")]
+    Refused(String),
+    /// A value is not of the form that it must have.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+/// A command on its way to the node that has the slot of its key.
+pub(super) struct Command {
+    slot: u16,
+    bytes: Vec<u8>,
+}
+
+impl Command {
+    pub(super) fn new(key: &str, cmd: &Cmd) -> Self {
+        Self { slot: slot_of(key), bytes: cmd.get_packed_command() }
+    }
+}
+
+/// The slot of `key`: that of the part in braces, if there is one.
+fn slot_of(key: &str) -> u16 {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
+    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % N_SLOTS
+}
+
+/// Who serves which slots.
+#[derive(Clone, Debug, Default)]
+struct Topology {
+    is_cluster: bool,
+    /// First slot, last slot, and the node that serves them.
+    ranges: Vec<(u16, u16, Arc<str>)>,
+}
+
+impl Topology {
+    fn node_of(&self, slot: u16) -> Option<&Arc<str>> {
+        let range = self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
+        range.map(|(_, _, node)| node)
+    }
+}
+
+#[derive(Default)]
+struct Breaker {
+    n_failures: u32,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    /// Whether a call may be tried. While the breaker is open, one is let through at the end of each pause.
+    fn admits(&mut self, now: Instant) -> bool {
+        match self.open_until {
+            None => true,
+            Some(until) if now < until => false,
+            Some(_) => {
+                self.open_until = Some(now + self.pause());
+                true
+            }
+        }
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.n_failures += 1;
+        if self.n_failures >= FAILURES_TO_OPEN {
+            self.open_until = Some(now + self.pause());
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let doublings = self.n_failures.saturating_sub(FAILURES_TO_OPEN).min(8);
+        (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
+}
+
+/// One connection to each node, for one call at a time.
+type Session = FxHashMap<Arc<str>, Connection>;
+
+/// The nodes of one Redis, alone or as a cluster.
+pub struct Nodes {
+    seeds: Vec<ConnectionInfo>,
+    topology: RwLock<Topology>,
+    breakers: Mutex<FxHashMap<Arc<str>, Breaker>>,
+    idle: Mutex<Vec<Session>>,
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl Nodes {
+    /// The Redis at `urls`: several are the seeds of a cluster. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// If one is not a URL of Redis, or there is none.
+    pub fn new(urls: &[String]) -> Result<Self, RedisError> {
+        let parse = |url: &String| {
+            let error = |reason: String| RedisError::Url { url: without_password(url), reason };
+            if url.starts_with("rediss:") {
+                return Err(error("TLS is not supported; use a tunnel".into()));
+            }
+            let info = url.as_str().into_connection_info().map_err(|e| error(e.to_string()))?;
+            let settings = info.redis_settings().clone().set_skip_set_lib_name();
+            let tcp = info.tcp_settings().clone().set_nodelay(true);
+            Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
+        };
+        let seeds = urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if seeds.is_empty() {
+            return Err(RedisError::Url { url: String::new(), reason: "there is none".into() });
+        }
+        Ok(Self {
+            seeds,
+            topology: RwLock::default(),
+            breakers: Mutex::default(),
+            idle: Mutex::default(),
+            asked_at: Mutex::default(),
+        })
+    }
+
+    /// Runs `commands`, each on the node of its key, and returns their results in their order, at `until` at the latest.
+    pub(super) fn run(
+        &self,
+        commands: &[Command],
+        until: Instant,
+    ) -> Vec<Result<Value, RedisError>> {
+        if self.topology().ranges.is_empty() {
+            self.ask_topology(until);
+        }
+        let all: Vec<usize> = (0..commands.len()).collect();
+        let mut results: Vec<Result<Value, RedisError>> =
+            commands.iter().map(|_| Err(RedisError::Moved)).collect();
+        self.try_once(commands, &all, until, &mut results);
+        let is_moved = |i: &usize| matches!(results[*i], Err(RedisError::Moved));
+        let moved: Vec<usize> = all.into_iter().filter(is_moved).collect();
+        if !moved.is_empty() {
+            self.ask_topology(until);
+            self.try_once(commands, &moved, until, &mut results);
+        }
+        results
+    }
+
+    /// Runs one command.
+    ///
+    /// # Errors
+    /// If it has no result by `until`.
+    pub(super) fn run_one(&self, command: Command, until: Instant) -> Result<Value, RedisError> {
+        let mut results = self.run(&[command], until);
+        results.pop().unwrap_or(Err(RedisError::Moved))
+    }
+
+    /// A connection for calls that block, to the node that has `key`.
+    ///
+    /// # Errors
+    /// If it cannot be had within `timeout`.
+    pub(super) fn connection_for(
+        &self,
+        key: &str,
+        timeout: Duration,
+    ) -> Result<Connection, RedisError> {
+        let until = Instant::now() + timeout;
+        if self.topology().ranges.is_empty() {
+            self.ask_topology(until);
+        }
+        let slot = slot_of(key);
+        let topology = self.topology();
+        let node = topology.node_of(slot).ok_or(RedisError::Unserved { slot })?;
+        self.connect(node, until)
+    }
+
+    /// Calls `look` with the keys of `node` that match `pattern`, some at a time.
+    ///
+    /// # Errors
+    /// If the node does not answer, or `look` fails.
+    pub(super) fn scan(
+        &self,
+        node: &str,
+        pattern: &str,
+        mut look: impl FnMut(Vec<String>) -> Result<(), RedisError>,
+    ) -> Result<(), RedisError> {
+        let mut connection = self.connect(node, Instant::now() + SCAN_TIMEOUT)?;
+        sent(connection.set_read_timeout(Some(SCAN_TIMEOUT)), node)?;
+        let mut cursor = 0u64;
+        loop {
+            let mut cmd = ::redis::cmd("SCAN");
+            cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
+            let (next, keys): (u64, Vec<String>) = sent(cmd.query(&mut connection), node)?;
+            look(keys)?;
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Nodes that serve slots.
+    pub(super) fn masters(&self, until: Instant) -> Vec<Arc<str>> {
+        if self.topology().ranges.is_empty() {
+            self.ask_topology(until);
+        }
+        let mut nodes: Vec<Arc<str>> =
+            self.topology().ranges.iter().map(|(_, _, node)| node.clone()).collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Asks the cluster who serves what, if a node fails: somebody else may have taken over. To be called now and then.
+    pub fn maintain(&self) {
+        let is_failing = |breaker: &Breaker| breaker.n_failures > 0;
+        if self.topology().is_cluster && lock(&self.breakers).values().any(is_failing) {
+            self.ask_topology(Instant::now() + TOPOLOGY_TIMEOUT);
+        }
+    }
+
+    fn topology(&self) -> Topology {
+        self.topology.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn try_once(
+        &self,
+        commands: &[Command],
+        which: &[usize],
+        until: Instant,
+        results: &mut [Result<Value, RedisError>],
+    ) {
+        let topology = self.topology();
+        let mut by_node: Vec<(Arc<str>, Vec<usize>)> = Vec::new();
+        for i in which {
+            let slot = commands[*i].slot;
+            let Some(node) = topology.node_of(slot) else {
+                results[*i] = Err(RedisError::Unserved { slot });
+                continue;
+            };
+            match by_node.iter_mut().find(|(known, _)| known == node) {
+                Some((_, of_node)) => of_node.push(*i),
+                None => by_node.push((node.clone(), vec![*i])),
+            }
+        }
+        let mut session = lock(&self.idle).pop().unwrap_or_default();
+        let mut sent = Vec::with_capacity(by_node.len());
+        for (node, of_node) in by_node {
+            let result = self.send(&node, commands, &of_node, until, &mut session);
+            match result {
+                Ok(()) => sent.push((node, of_node)),
+                Err(error) => of_node.iter().for_each(|i| results[*i] = Err(error.clone())),
+            }
+        }
+        for (node, of_node) in sent {
+            self.receive(&node, &of_node, until, &mut session, results);
+        }
+        let mut idle = lock(&self.idle);
+        if idle.len() < MAX_IDLE {
+            idle.push(session);
+        }
+    }
+
+    fn send(
+        &self,
+        node: &Arc<str>,
+        commands: &[Command],
+        of_node: &[usize],
+        until: Instant,
+        session: &mut Session,
+    ) -> Result<(), RedisError> {
+        if !lock(&self.breakers).entry(node.clone()).or_default().admits(Instant::now()) {
+            return Err(RedisError::Open { node: node.to_string() });
+        }
+        let mut bytes = Vec::new();
+        of_node.iter().for_each(|i| bytes.extend_from_slice(&commands[*i].bytes));
+        // A connection that was closed meanwhile is told apart from a node that fails: it is tried anew, once.
+        if let Some(connection) = session.get_mut(node) {
+            if set_timeout(connection, node, until)
+                .and_then(|()| sent(connection.send_packed_command(&bytes), node))
+                .is_ok()
+            {
+                return Ok(());
+            }
+            session.remove(node);
+        }
+        let fresh = self.connect(node, until).and_then(|mut connection| {
+            set_timeout(&connection, node, until)?;
+            sent(connection.send_packed_command(&bytes), node)?;
+            Ok(connection)
+        });
+        match fresh {
+            Ok(connection) => {
+                session.insert(node.clone(), connection);
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(node);
+                Err(error)
+            }
+        }
+    }
+
+    fn receive(
+        &self,
+        node: &Arc<str>,
+        of_node: &[usize],
+        until: Instant,
+        session: &mut Session,
+        results: &mut [Result<Value, RedisError>],
+    ) {
+        let Some(connection) = session.get_mut(node) else { return };
+        let mut failed = None;
+        for i in of_node {
+            if let Some(error) = &failed {
+                results[*i] = Err(RedisError::clone(error));
+                continue;
+            }
+            let received = set_timeout(connection, node, until)
+                .and_then(|()| sent(connection.recv_response(), node));
+            results[*i] = match received {
+                Ok(Value::ServerError(error)) => Err(refused(&error)),
+                Ok(value) => Ok(value),
+                Err(error) => {
+                    failed = Some(error.clone());
+                    Err(error)
+                }
+            };
+        }
+        if failed.is_some() {
+            session.remove(node);
+            self.fail(node);
+        } else {
+            *lock(&self.breakers).entry(node.clone()).or_default() = Breaker::default();
+        }
+    }
+
+    fn fail(&self, node: &Arc<str>) {
+        lock(&self.breakers).entry(node.clone()).or_default().fail(Instant::now());
+    }
+
+    fn connect(&self, node: &str, until: Instant) -> Result<Connection, RedisError> {
+        let info = self.seeds[0].clone();
+        let (host, port) = node.rsplit_once(':').unwrap_or((node, "6379"));
+        let port = port.parse().unwrap_or(6_379);
+        let info = info.set_addr(::redis::ConnectionAddr::Tcp(host.into(), port));
+        let failed = |reason: String| RedisError::Node { node: node.into(), reason };
+        let client = Client::open(info).map_err(|e| failed(e.to_string()))?;
+        let left = left(until).ok_or_else(|| failed("no time was left to connect".into()))?;
+        client.get_connection_with_timeout(left).map_err(|e| failed(e.to_string()))
+    }
+
+    /// Asks seeds and nodes who serves which slots, until one tells.
+    fn ask_topology(&self, until: Instant) {
+        {
+            let mut asked_at = lock(&self.asked_at);
+            if asked_at.is_some_and(|at| at.elapsed() < TOPOLOGY_PAUSE) {
+                return;
+            }
+            *asked_at = Some(Instant::now());
+        }
+        let known = self.topology();
+        let is_failing = |node: &str| {
+            lock(&self.breakers).get(node).is_some_and(|breaker| breaker.n_failures > 0)
+        };
+        let seeds = self.seeds.iter().filter_map(|seed| match seed.addr() {
+            ::redis::ConnectionAddr::Tcp(host, port) => Some(Arc::from(format!("{host}:{port}"))),
+            _ => None,
+        });
+        let nodes = known.ranges.iter().map(|(_, _, node)| node.clone());
+        let mut nodes: Vec<Arc<str>> = seeds.chain(nodes).collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes.sort_by_key(|node| is_failing(node));
+        for node in nodes {
+            let until = until.min(Instant::now() + TOPOLOGY_TIMEOUT);
+            if let Some(topology) = self.topology_by(&node, until) {
+                let mut breakers = lock(&self.breakers);
+                breakers
+                    .retain(|node, _| topology.ranges.iter().any(|(_, _, known)| known == node));
+                drop(breakers);
+                *self.topology.write().unwrap_or_else(PoisonError::into_inner) = topology;
+                return;
+            }
+        }
+    }
+
+    fn topology_by(&self, node: &Arc<str>, until: Instant) -> Option<Topology> {
+        let mut connection = self.connect(node, until).ok()?;
+        set_timeout(&connection, node, until).ok()?;
+        let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").get_packed_command();
+        connection.send_packed_command(&cmd).ok()?;
+        match connection.recv_response().ok()? {
+            Value::Array(ranges) if !ranges.is_empty() => {
+                let ranges: Option<Vec<_>> =
+                    ranges.iter().map(|range| range_of(range, node)).collect();
+                Some(Topology { is_cluster: true, ranges: ranges? })
+            }
+            Value::ServerError(_) => {
+                Some(Topology { is_cluster: false, ranges: vec![(0, N_SLOTS - 1, node.clone())] })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// One entry of `CLUSTER SLOTS`: first slot, last slot, and the host and port of their master first. An empty host is that
+/// of the node that was asked.
+fn range_of(range: &Value, asked: &str) -> Option<(u16, u16, Arc<str>)> {
+    let Value::Array(parts) = range else { return None };
+    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = parts.as_slice() else {
+        return None;
+    };
+    let (host, Value::Int(port)) = (master.first()?, master.get(1)?) else { return None };
+    let host = match host {
+        Value::BulkString(host) if !host.is_empty() => String::from_utf8(host.clone()).ok()?,
+        Value::SimpleString(host) if !host.is_empty() => host.clone(),
+        _ => asked.rsplit_once(':')?.0.to_owned(),
+    };
+    let slot = |slot: &i64| u16::try_from(*slot).ok().filter(|slot| *slot < N_SLOTS);
+    Some((slot(first)?, slot(last)?, format!("{host}:{port}").into()))
+}
+
+fn refused(error: &::redis::ServerError) -> RedisError {
+    let text = ::redis::RedisError::from(error.clone()).to_string();
+    let is_elsewhere =
+        ["MOVED", "ASK", "READONLY", "CLUSTERDOWN", "Moved", "Ask", "ReadOnly", "ClusterDown"];
+    if is_elsewhere.iter().any(|word| text.starts_with(word)) {
+        RedisError::Moved
+    } else {
+        RedisError::Refused(text)
+    }
+}
+
+fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, RedisError> {
+    result.map_err(|e| RedisError::Node { node: node.into(), reason: e.to_string() })
+}
+
+/// The time until `until`, if there is some.
+fn left(until: Instant) -> Option<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    (left >= Duration::from_micros(100)).then_some(left)
+}
+
+fn set_timeout(connection: &Connection, node: &str, until: Instant) -> Result<(), RedisError> {
+    let late = || {
+        let reason = io::Error::from(io::ErrorKind::TimedOut).to_string();
+        RedisError::Node { node: node.into(), reason }
+    };
+    let left = left(until).ok_or_else(late)?;
+    sent(connection.set_read_timeout(Some(left)), node)?;
+    sent(connection.set_write_timeout(Some(left)), node)
+}
+
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        _ => url.into(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_with_one_tag_have_one_slot() {
+        // The values are those of the specification's own example and of `CLUSTER KEYSLOT`.
+        assert_eq!(slot_of("123456789"), 12_739);
+        assert_eq!(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
+        assert_eq!(slot_of("foo{}{bar}"), slot_of("foo{}{bar}"));
+        assert_ne!(slot_of("{a}x"), slot_of("{b}x"));
+    }
+
+    #[test]
+    fn a_breaker_opens_after_failures_and_lets_one_call_through_after_each_pause() {
+        let (mut breaker, start) = (Breaker::default(), Instant::now());
+        (0..2).for_each(|_| breaker.fail(start));
+        assert!(breaker.admits(start));
+        breaker.fail(start);
+        assert!(!breaker.admits(start));
+        let later = start + FIRST_PAUSE;
+        assert!(breaker.admits(later) && !breaker.admits(later));
+        breaker.fail(later);
+        assert!(!breaker.admits(later + FIRST_PAUSE), "the pause has doubled");
+        assert!(breaker.admits(later + LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(without_password("redis://me:secret@host:1/0"), "redis://host:1/0");
+        let message = Nodes::new(&["rediss://:secret@h".into()]).err().unwrap().to_string();
+        assert!(message.contains("TLS") && !message.contains("secret"), "{message}");
+    }
+}

@@ -1,0 +1,178 @@
+//! Several servers on one Redis: what one is told, the other knows in its next answer, and Redis may fail.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::{Project, Redis, Server, Shop};
+
+/// A trained project whose features are in `redis`.
+fn project(urls: &[String]) -> Project {
+    let project = Project::trained(&Shop::default());
+    project.configure("store.kind", "redis");
+    let urls: Vec<toml::Value> = urls.iter().map(|url| url.as_str().into()).collect();
+    project.configure("store.url", urls);
+    project
+}
+
+fn ids(answer: &Value) -> Vec<String> {
+    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
+    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
+}
+
+fn recommend(server: &Server, user: &str) -> Value {
+    server.post("/v1/recommend", &json!({ "user_id": user, "n": 20, "explain": "reasons" })).json()
+}
+
+/// Scores and items, without what differs from answer to answer.
+fn list(answer: &Value) -> Vec<(String, String)> {
+    let item = |item: &Value| (item["id"].to_string(), item["score"].to_string());
+    answer["items"].as_array().expect("a list").iter().map(item).collect()
+}
+
+#[test]
+fn what_one_server_is_told_the_other_knows_in_its_next_answer() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let (a, b) = (project.serve(), project.serve());
+    for i in 0..100 {
+        let (user, item) = (format!("new{i}"), format!("i{}", i % 90));
+        let event = json!({ "type": "purchase", "user_id": user, "item_id": item });
+        assert_eq!(a.post("/v1/events", &event).json()["accepted"], 1);
+        let answer = recommend(&b, &user);
+        assert_eq!(answer["degraded"], json!([]), "{answer}");
+        let is_known = answer["items"].to_string().contains(&format!(r#""item":"{item}""#));
+        let reasons = answer["items"][0]["reasons"].to_string();
+        assert!(is_known && !reasons.contains("cold_user"), "{i}: {answer}");
+        assert_eq!(list(&answer), list(&recommend(&a, &user)), "{i}");
+    }
+    // So is a change of the catalogue.
+    let shown = ids(&recommend(&b, "u1")).remove(0);
+    a.patch(&format!("/v1/items/{shown}"), &json!({ "hidden": true })).json();
+    assert!(!ids(&recommend(&b, "u1")).contains(&shown));
+    let metrics = b.get("/metrics").body;
+    assert!(metrics.contains("cascade_feature_cache_hits_total"), "{metrics}");
+}
+
+#[test]
+fn the_features_in_redis_are_those_of_the_embedded_store() {
+    let Some(redis) = Redis::start() else { return };
+    let alone = Project::trained(&Shop::default());
+    let together = alone.copy();
+    together.configure("store.kind", "redis");
+    together.configure("store.url", redis.url());
+    let (alone, a, b) = (alone.serve(), together.serve(), together.serve());
+    let users: Vec<String> = (0..40).map(|i| format!("u{i}")).collect();
+    let same = |when: &str| {
+        for user in &users {
+            let expected = list(&recommend(&alone, user));
+            assert_eq!(list(&recommend(&a, user)), expected, "{when}: {user}");
+            assert_eq!(list(&recommend(&b, user)), expected, "{when}: {user}");
+        }
+    };
+    same("at first");
+    for i in 0..300 {
+        let kind = if i % 3 == 0 { "purchase" } else { "view" };
+        let event = json!({
+            "event_id": format!("x{}", i % 250), "type": kind, "user_id": users[i * 7 % 40],
+            "session_id": format!("s{}", i / 4), "item_id": format!("i{}", i * 13 % 300),
+            "timestamp": 1_716_900_000_000_u64 + i as u64 * 1_000,
+        });
+        let expected = alone.post("/v1/events", &event).json();
+        let server = if i % 2 == 0 { &a } else { &b };
+        assert_eq!(server.post("/v1/events", &event).json(), expected, "{i}");
+    }
+    same("after events");
+}
+
+/// Asks `server` for `span` and returns how many answers there were, how many of them degraded, and the longest time.
+fn ask_for(server: &Server, span: Duration) -> (usize, usize, Duration) {
+    let (until, mut n, mut n_degraded, mut longest) = (Instant::now() + span, 0, 0, Duration::ZERO);
+    while Instant::now() < until {
+        let started = Instant::now();
+        let answer = recommend(server, &format!("u{}", n % 50));
+        longest = longest.max(started.elapsed());
+        assert!(!ids(&answer).is_empty(), "{answer}");
+        n += 1;
+        n_degraded += usize::from(answer["degraded"] != json!([]));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (n, n_degraded, longest)
+}
+
+/// Waits until answers are not degraded any more.
+fn normal_again(server: &Server) -> Duration {
+    let started = Instant::now();
+    while recommend(server, "u1")["degraded"] != json!([]) {
+        assert!(started.elapsed() < Duration::from_secs(5), "still degraded");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    started.elapsed()
+}
+
+#[test]
+fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
+    let Some(mut redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let server = project.serve();
+    assert_eq!(ask_for(&server, Duration::from_millis(500)).1, 0);
+
+    redis.kill();
+    let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
+    assert!(
+        n_degraded == n && longest < Duration::from_millis(500),
+        "{n_degraded} {n} {longest:?}"
+    );
+    let event = json!({ "type": "purchase", "user_id": "u1", "item_id": "i1" });
+    let refused = server.post("/v1/events", &event);
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    redis.restart();
+    normal_again(&server);
+
+    redis.hang();
+    let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
+    assert!(
+        n_degraded == n && longest < Duration::from_millis(500),
+        "{n_degraded} {n} {longest:?}"
+    );
+    redis.resume();
+    normal_again(&server);
+
+    // All of it is gone: it comes from the log again.
+    let before = list(&recommend(&server, "u1"));
+    redis.ask("FLUSHALL");
+    std::thread::sleep(Duration::from_millis(500));
+    normal_again(&server);
+    assert_eq!(list(&recommend(&server, "u1")), before);
+    assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+}
+
+#[test]
+fn a_cluster_that_loses_a_master_is_whole_again_within_seconds() {
+    let Some(mut nodes) = Redis::start_cluster() else { return };
+    let urls: Vec<String> = nodes.iter().map(Redis::url).collect();
+    let project = project(&urls);
+    let server = project.serve();
+    assert_eq!(ask_for(&server, Duration::from_millis(500)).1, 0);
+    for hangs in [false, true] {
+        let master = nodes.iter().position(Redis::is_master).expect("there are masters");
+        if hangs {
+            nodes[master].hang()
+        } else {
+            nodes[master].kill()
+        }
+        let started = Instant::now();
+        // The cluster itself takes its timeout of 2 s and a vote to put a replica into the master's place.
+        let (n, _, longest) = ask_for(&server, Duration::from_secs(5));
+        assert!(n > 50 && longest < Duration::from_millis(500), "{n} {longest:?}");
+        normal_again(&server);
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        if hangs {
+            nodes[master].resume()
+        } else {
+            nodes[master].restart()
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    let event = json!({ "type": "purchase", "user_id": "u1", "item_id": "i1" });
+    assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+}
