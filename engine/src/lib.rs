@@ -22,4 +22,5 @@ pub mod clock;
 pub mod precompute;
 pub mod replica;
 pub mod state;
+pub mod stored_lists;
 pub mod training;

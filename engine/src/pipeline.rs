@@ -1,8 +1,10 @@
 //! The one place where the stages meet: retrieve, rank, re-rank. The server, the nightly batch and the evaluation all
 //! call [`Pipeline::recommend`]; lists that are not made for a placement are in `lists`.
 
+mod ladder;
 mod lists;
 
+pub use ladder::Degraded;
 pub use lists::Listing;
 
 use std::borrow::Cow;
@@ -28,6 +30,7 @@ use rustc_hash::FxHashSet;
 use crate::filter::Filter;
 use crate::release::{Release, ScenarioPlan};
 use crate::slate::SlateColumns;
+use ladder::{Costs, left, stage_until};
 
 /// A question to the engine.
 #[derive(Clone, Debug)]
@@ -61,31 +64,6 @@ pub enum Refused {
     Filtered,
     /// The user has seen it.
     Seen,
-}
-
-/// A step down the ladder that an answer took to keep its deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Degraded {
-    /// What is known of the user or of items is what was known a while ago.
-    StaleFeatures,
-    /// Nothing was known of the user or of some items, since the feature store did not answer in time.
-    DefaultFeatures,
-    /// Only the first trees of the ranker were asked.
-    FewerTrees,
-    /// The candidates are in the order of their sources.
-    Unranked,
-}
-
-impl Degraded {
-    /// Its name in answers and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::StaleFeatures => "stale_features",
-            Self::DefaultFeatures => "default_features",
-            Self::FewerTrees => "fewer_trees",
-            Self::Unranked => "unranked",
-        }
-    }
 }
 
 /// How long each stage took.
@@ -153,7 +131,11 @@ pub struct Pipeline {
     features: Arc<dyn FeatureStore>,
     /// The rules of each scenario, in the store's ids.
     rules: BTreeMap<String, Rules>,
+    costs: Costs,
 }
+
+/// Fewer candidates than this many times the items that are wanted are not worth ranking.
+const LEAST_TIMES: usize = 2;
 
 /// Part of the ranker's trees that is asked when time is short.
 const FEWER_TREES: f64 = 0.2;
@@ -181,7 +163,7 @@ impl Pipeline {
         };
         let rules =
             release.scenarios.iter().map(|(name, plan)| (name.clone(), resolve(plan))).collect();
-        Self { release, store, features, rules }
+        Self { release, store, features, rules, costs: Costs::default() }
     }
 
     /// The release that answers.
@@ -199,7 +181,8 @@ impl Pipeline {
         self.features.plan()
     }
 
-    /// The items to show. `scenario`: one of the release's.
+    /// The items to show. `scenario`: one of the release's. When the deadline has passed already, [`late`](Self::late) is
+    /// what is left.
     pub fn recommend(
         &self,
         scenario: &ScenarioPlan,
@@ -207,18 +190,25 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
+        let budget = &scenario.budget;
+        let until = stage_until(query, budget.retrieve_ms, budget.rank_ms + budget.rerank_ms);
         let (user, mut freshness) = self.read_user(scenario, query);
-        let proposed = self.retrieve(scenario, query, &user, scratch);
+        let (proposed, is_whole) = self.retrieve(scenario, query, &user, until, scratch);
         let retrieved = Instant::now();
-        let mut degraded = self.rank(scenario, query, &user, &mut freshness, scratch);
+        let until = stage_until(query, budget.rank_ms, budget.rerank_ms);
+        let mut degraded = Vec::new();
+        degraded.extend((!is_whole).then_some(Degraded::FewerCandidates));
+        self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));
         let ranked = Instant::now();
-        let slate = self.rerank(scenario, query, scratch);
+        let slate = self.rerank(scenario, query, scratch, &mut degraded);
         let timing = Timing {
             retrieve: retrieved - started,
             rank: ranked - retrieved,
             rerank: ranked.elapsed(),
         };
+        degraded.sort_unstable();
+        degraded.dedup();
         let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
         scratch.user = Some(user);
         Answer { slate, proposed, degraded, cold_user, timing }
@@ -233,7 +223,7 @@ impl Pipeline {
     /// The candidates of `query` with their features, as the ranker is trained on them.
     pub fn candidates(&self, scenario: &ScenarioPlan, query: &Query, scratch: &mut Scratch) {
         let (user, _) = self.read_user(scenario, query);
-        self.retrieve(scenario, query, &user, scratch);
+        self.retrieve(scenario, query, &user, None, scratch);
         self.compute_features(scenario, query, &user, scratch);
     }
 
@@ -288,40 +278,44 @@ impl Pipeline {
         rule.hides(plan.last_by_type(record), query.now)
     }
 
-    /// Millions to a thousand: asks every source, merges what they propose, and filters it.
+    /// Millions to a thousand: asks every source, merges what they propose, and filters it. Returns how many each proposed,
+    /// and whether all were asked: those that are left at `until` are not.
     fn retrieve(
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
         user: &UserView,
+        until: Option<Instant>,
         scratch: &mut Scratch,
-    ) -> Vec<usize> {
+    ) -> (Vec<usize>, bool) {
         self.read_refused(scenario, query, user, scratch);
         let Scratch { refused, passing, sources, candidates, .. } = scratch;
-        let lists = match passing {
+        let (lists, is_whole) = match passing {
             Some(set) => {
                 let accept = |item: ItemId| set.contains(item);
                 let ask = Ask { among: Some(set), ..self.ask(query, user, &accept) };
-                let lists = propose(scenario, &ask, sources);
+                let (lists, is_whole) = propose(scenario, &ask, until, sources);
                 *candidates = among(set, &lists, scenario.candidates, query.n);
-                lists
+                (lists, is_whole)
             }
             None => {
                 let accept = |item: ItemId| !refused.contains(&item);
-                let mut lists = propose(scenario, &self.ask(query, user, &accept), sources);
+                let (mut lists, mut is_whole) =
+                    propose(scenario, &self.ask(query, user, &accept), until, sources);
                 *candidates = merge(&lists, scenario.candidates);
                 let available = self.available(&candidates.items, query.now);
                 let n_dropped = candidates.retain(|i| available[i]);
                 // Rarely is much of what the sources know hidden: then only, they are asked item by item.
                 if n_dropped > 0 && (candidates.len() < query.n || candidates.len() < n_dropped) {
                     let accept = |item: ItemId| accept(item) && self.is_available(item, query.now);
-                    lists = propose(scenario, &self.ask(query, user, &accept), sources);
+                    (lists, is_whole) =
+                        propose(scenario, &self.ask(query, user, &accept), until, sources);
                     *candidates = merge(&lists, scenario.candidates);
                 }
-                lists
+                (lists, is_whole)
             }
         };
-        lists.iter().map(|list| list.items.len()).collect()
+        (lists.iter().map(|list| list.items.len()).collect(), is_whole)
     }
 
     fn ask<'a>(
@@ -385,36 +379,37 @@ impl Pipeline {
         });
     }
 
-    /// A thousand to a hundred: features and the ranker's score; when time is short, fewer trees or none.
+    /// A thousand to a hundred: features and the ranker's score; when time is short, of fewer candidates, by fewer trees, or
+    /// not at all.
+    #[expect(clippy::too_many_arguments, reason = "it is one of three steps of one function")]
     fn rank(
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
         user: &UserView,
+        until: Option<Instant>,
         freshness: &mut Freshness,
         scratch: &mut Scratch,
-    ) -> Vec<Degraded> {
-        let left = |share: f64| match query.deadline {
-            Some(deadline) => {
-                let needed =
-                    Duration::from_millis(u64::from(scenario.budget.rank_ms)).mul_f64(share);
-                deadline.saturating_duration_since(Instant::now()) >= needed
-            }
-            None => true,
-        };
-        let Some(ranker) = self.release.ranker.as_ref().filter(|_| left(0.1)) else {
+        degraded: &mut Vec<Degraded>,
+    ) {
+        let has_ranker = self.release.ranker.is_some();
+        let affordable = if has_ranker { self.affordable(query, until, scratch) } else { 0 };
+        let Some(ranker) = self.release.ranker.as_ref().filter(|_| affordable > 0) else {
             let fused = scratch.candidates.fused();
             rank_by(&scratch.candidates.items, &fused, scenario.top, &mut scratch.ranked);
-            return if self.release.ranker.is_some() {
-                vec![Degraded::Unranked]
-            } else {
-                Vec::new()
-            };
+            degraded.extend(has_ranker.then_some(Degraded::Unranked));
+            return;
         };
+        if affordable < scratch.candidates.len() {
+            keep_first(&mut scratch.candidates, affordable);
+            degraded.push(Degraded::FewerCandidates);
+        }
+        let (n, started) = (scratch.candidates.len(), Instant::now());
         let of_items = self.compute_features(scenario, query, user, scratch);
         *freshness = of_items.max(*freshness);
-        let n = scratch.candidates.items.len();
-        let fewer = !left(0.25);
+        let computed = Instant::now();
+        self.costs.features.observe(computed - started, n);
+        let fewer = left(until).is_some_and(|left| left < self.costs.trees.of(n));
         let max_trees = |ranker: &Ranker| {
             fewer.then(|| (ranker.n_trees() as f64 * FEWER_TREES).ceil() as usize)
         };
@@ -423,7 +418,30 @@ impl Pipeline {
             None => ranker.score(&scratch.columns, n, max_trees(ranker), &mut scratch.scores),
         }
         rank_by(&scratch.candidates.items, &scratch.scores, scenario.top, &mut scratch.ranked);
-        if fewer { vec![Degraded::FewerTrees] } else { Vec::new() }
+        if fewer {
+            self.costs.trees.forget_some();
+            degraded.push(Degraded::FewerTrees);
+        } else {
+            self.costs.trees.observe(computed.elapsed(), n);
+        }
+    }
+
+    /// How many of the candidates can be ranked until `until`, with as few trees as it takes; 0: none.
+    fn affordable(&self, query: &Query, until: Option<Instant>, scratch: &Scratch) -> usize {
+        let n = scratch.candidates.len();
+        let Some(left) = left(until) else { return n.max(1) };
+        let each = self.costs.features.of(1) + self.costs.trees.of(1).mul_f64(FEWER_TREES);
+        let affordable = match each.as_nanos() {
+            _ if left.is_zero() => 0,
+            0 => n,
+            each => usize::try_from(left.as_nanos() / each).unwrap_or(n),
+        };
+        if affordable >= n {
+            return n.max(1);
+        }
+        self.costs.features.forget_some();
+        self.costs.trees.forget_some();
+        if affordable < query.n.saturating_mul(LEAST_TIMES).min(n) { 0 } else { affordable }
     }
 
     /// Scores the `n` candidates by what they are worth. `max_trees`: how many trees of a forest to ask.
@@ -445,11 +463,21 @@ impl Pipeline {
     }
 
     /// A hundred to tens: the rules of the scenario.
-    fn rerank(&self, scenario: &ScenarioPlan, query: &Query, scratch: &Scratch) -> Reranked {
+    fn rerank(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        scratch: &Scratch,
+        degraded: &mut Vec<Degraded>,
+    ) -> Reranked {
         let ranked = &scratch.ranked;
         let mut rules = Cow::Borrowed(&self.rules[&scenario.name]);
         if rules.diversity != scenario.rerank.diversity {
             rules.to_mut().diversity = scenario.rerank.diversity;
+        }
+        if rules.diversity > 0.0 && left(query.deadline).is_some_and(|left| left.is_zero()) {
+            rules.to_mut().diversity = 0.0;
+            degraded.push(Degraded::Undiversified);
         }
         let accept = |item: ItemId| match &scratch.passing {
             Some(set) => set.contains(item),
@@ -501,10 +529,38 @@ fn degraded_by(freshness: Freshness) -> Option<Degraded> {
     }
 }
 
-/// What every source of `scenario` proposes.
-fn propose(scenario: &ScenarioPlan, ask: &Ask<'_>, scratch: &mut SourceScratch) -> Vec<SourceList> {
+/// What the sources of `scenario` propose, in their order, and whether all were asked: those that are left at `until` are
+/// not, once any has proposed something.
+fn propose(
+    scenario: &ScenarioPlan,
+    ask: &Ask<'_>,
+    until: Option<Instant>,
+    scratch: &mut SourceScratch,
+) -> (Vec<SourceList>, bool) {
     ask.prepare(scratch);
-    scenario.sources.iter().map(|source| ask.list(source, scratch)).collect()
+    let (mut lists, mut n_items) = (Vec::with_capacity(scenario.sources.len()), 0);
+    for source in &scenario.sources {
+        if n_items > 0 && left(until).is_some_and(|left| left.is_zero()) {
+            break;
+        }
+        let list = ask.list(source, scratch);
+        n_items += list.items.len();
+        lists.push(list);
+    }
+    let is_whole = lists.len() == scenario.sources.len();
+    lists.resize_with(scenario.sources.len(), SourceList::default);
+    (lists, is_whole)
+}
+
+/// Keeps the `n` candidates that the sources together put first.
+fn keep_first(candidates: &mut Candidates, n: usize) {
+    let fused = candidates.fused();
+    let mut best: Vec<Scored> = (0..candidates.len() as u32)
+        .map(|i| Scored { item: ItemId(i), score: fused[i as usize] })
+        .collect();
+    keep_best(&mut best, n);
+    let kept: FxHashSet<u32> = best.into_iter().map(|scored| scored.item.0).collect();
+    candidates.retain(|i| kept.contains(&(i as u32)));
 }
 
 /// At most `limit` of the items in `set`: all of them, if they are no more; else what `lists` propose, and if that is not

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use engine::ask::empty_store;
 use engine::config::Config;
 use engine::filter::Filter;
-use engine::pipeline::{Listing, Pipeline, Query, Refused, Scratch};
+use engine::pipeline::{Degraded, Listing, Pipeline, Query, Refused, Scratch};
 use featurestore::history::HistoryBuilder;
 use featurestore::log::{ItemRecord, Record};
 use featurestore::{History, ItemId, NamedEvent, Timestamp, UserId, Value};
@@ -209,6 +209,16 @@ proptest! {
         for item in 0..N_ITEMS {
             let refusal = pipeline.refusal(scenario, &query, ItemId(item));
             prop_assert_eq!(refusal.is_none(), allowed(item), "{:?} of {}", refusal, item);
+        }
+        let stored: Vec<ItemId> = (0..N_ITEMS).rev().step_by(3).map(ItemId).collect();
+        for stored in [&[][..], &stored] {
+            let late = pipeline.late(scenario, &query, stored, &mut scratch);
+            let items = shown(&late.slate);
+            prop_assert!(items.iter().all(|item| allowed(item.0)), "late: {items:?}");
+            prop_assert_eq!(items.iter().collect::<BTreeSet<_>>().len(), items.len());
+            prop_assert_eq!(items.len(), n.min(n_allowed));
+            let n_stored = stored.iter().filter(|item| allowed(item.0)).count();
+            prop_assert!(n_stored < n || late.degraded == [Degraded::Precomputed]);
         }
         for listing in [Listing::Popular, Listing::Latest] {
             let plan = pipeline.listing(listing, n).unwrap();

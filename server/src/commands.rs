@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod bench;
 mod check;
 mod demo;
 mod evaluate;
@@ -70,6 +71,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// The shelf of trained releases.
     Releases(releases::Releases),
+    /// Measure how fast a running server is.
+    Bench(bench::Bench),
     /// Replay the log and compare with the live store, feature by feature.
     VerifyFeatures(verify::Verify),
 }
@@ -120,6 +123,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Precompute(precompute) => precompute.run(&global),
         Command::Evaluate(evaluate) => evaluate.run(&global),
         Command::Releases(releases) => releases.run(&global),
+        Command::Bench(bench) => bench.run(&global),
         Command::VerifyFeatures(verify) => verify.run(&global),
     })
 }

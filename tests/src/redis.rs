@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::server::signal;
+
 /// A `redis-server` of its own, which keeps every write; it is killed when this is dropped.
 #[derive(Debug)]
 pub struct Redis {
@@ -107,17 +109,12 @@ impl Redis {
 
     /// Has it hang, by SIGSTOP.
     pub fn hang(&self) {
-        self.signal("-STOP");
+        signal(&self.child, "-STOP");
     }
 
     /// Has it go on after [`hang`](Self::hang).
     pub fn resume(&self) {
-        self.signal("-CONT");
-    }
-
-    fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(sent.expect("there is a kill").success());
+        signal(&self.child, "-CONT");
     }
 
     /// Whether it is a master of the cluster.

@@ -148,14 +148,22 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Has it hang, by SIGSTOP.
+    pub fn hang(&self) {
+        signal(&self.child, "-STOP");
+    }
+
+    /// Has it go on after [`hang`](Self::hang).
+    pub fn resume(&self) {
+        signal(&self.child, "-CONT");
+    }
+
     /// Asks it to end, by SIGTERM; returns its exit status and what it wrote to stderr.
     ///
     /// # Panics
     /// If it does not end within half a minute.
     pub fn terminate(mut self) -> (Option<i32>, String) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("there is a kill");
-        assert!(sent.success(), "the server is gone already");
+        signal(&self.child, "-TERM");
         let status = wait(&mut self.child, Duration::from_secs(30)).expect("SIGTERM ends it");
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         assert!(!stderr.contains("panicked"), "{stderr}");
@@ -167,6 +175,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Sends `signal` to `child`.
+pub(crate) fn signal(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+    assert!(sent.expect("there is a kill").success(), "the process is gone already");
 }
 
 fn agent() -> ureq::Agent {

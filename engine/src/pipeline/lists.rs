@@ -8,8 +8,10 @@ use featurestore::{Freshness, ItemId, Scored, Timestamp};
 use reranking::{RerankConfig, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
+use rustc_hash::FxHashSet;
 
-use super::{Answer, Pipeline, Query, Scratch, Timing, degraded_by, propose, rank_by};
+use super::ladder::stage_until;
+use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by, propose, rank_by};
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
@@ -59,6 +61,51 @@ impl Pipeline {
         let mut source = known.cloned().or_else(|| by_models().flatten())?;
         source.n = n;
         Some(self.unranked(vec![source], n))
+    }
+
+    /// A list that costs next to nothing, for a question whose time is over: `stored`, which was computed before, or else
+    /// what is popular, without what may not be shown to the user of `query`.
+    pub fn late(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        stored: &[ItemId],
+        scratch: &mut Scratch,
+    ) -> Answer {
+        let listings = [Listing::Popular, Listing::Trending, Listing::Latest];
+        let plan = listings.into_iter().find_map(|listing| self.listing(listing, query.n));
+        // `hide_seen` is that of the placement.
+        let plan = plan.map(|plan| ScenarioPlan { hide_seen: scenario.hide_seen.clone(), ..plan });
+        let mut answer = self.list(plan.as_ref().unwrap_or(scenario), &[], query, scratch);
+        let mut step = Degraded::Popular;
+        let Scratch { ranked, refused, passing, candidates, .. } = scratch;
+        let available = self.available(stored, query.now);
+        let allowed = stored.iter().zip(available).filter(|(item, is_available)| {
+            *is_available
+                && match &passing {
+                    Some(set) => set.contains(**item),
+                    None => !refused.contains(*item),
+                }
+        });
+        let stored: Vec<ItemId> = allowed.map(|(item, _)| *item).collect();
+        let mut items: Vec<ItemId> = ranked.iter().map(|scored| scored.item).collect();
+        if stored.len() >= items.len().min(query.n) {
+            (items, step) = (stored, Degraded::Precomputed);
+        }
+        if let Some(set) = passing.as_ref().filter(|_| items.len() < query.n) {
+            let known: FxHashSet<ItemId> = items.iter().copied().collect();
+            let n_missing = query.n - items.len();
+            items.extend(set.iter().filter(|item| !known.contains(item)).take(n_missing));
+        }
+        ranked.clear();
+        let scored = |(i, item)| Scored { item, score: -(i as f32) };
+        ranked.extend(items.into_iter().enumerate().map(scored));
+        // What made them is not a source of the placement.
+        *candidates = Candidates::default();
+        answer.slate = as_ranked(ranked, query.n, query.now);
+        answer.proposed = vec![0; scenario.sources.len()];
+        answer.degraded.push(step);
+        answer
     }
 
     /// The plan of a list of `n` items that go with others, by every similarity that the release has.
@@ -142,12 +189,14 @@ impl Pipeline {
         let (user, mut freshness) = self.read_user(scenario, query);
         scratch.refused.clear();
         let ask = self.ask(query, &user, &|_| true);
-        let lists = propose(scenario, &ask, &mut scratch.sources);
+        let (lists, _) = propose(scenario, &ask, None, &mut scratch.sources);
         scratch.candidates = Candidates::given(items.to_vec(), &lists);
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);
         let retrieved = Instant::now();
-        let mut degraded = self.rank(scenario, query, &user, &mut freshness, scratch);
+        let until = stage_until(query, scenario.budget.rank_ms, scenario.budget.rerank_ms);
+        let mut degraded = Vec::new();
+        self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));
         let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
         scratch.user = Some(user);

@@ -10,6 +10,7 @@ use engine::config::Config;
 use engine::pipeline::Pipeline;
 use engine::precompute::{Job, precompute};
 use engine::state::{Keeps, open_store};
+use engine::stored_lists;
 use featurestore::Timestamp;
 use featurestore::history::SESSION_USER;
 use indicatif::ProgressBar;
@@ -25,8 +26,11 @@ pub(crate) struct Precompute {
     #[arg(long)]
     users: Option<PathBuf>,
     /// Where to write the lists: a name that ends in .parquet or .jsonl.
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "to_store")]
+    out: Option<PathBuf>,
+    /// Write them into the data folder, where a server takes them from when it has no time to compute one.
+    #[arg(long, conflicts_with = "out")]
+    to_store: bool,
     /// Items per list.
     #[arg(long, default_value_t = 50)]
     n: usize,
@@ -41,7 +45,7 @@ pub(crate) struct Precompute {
 impl Precompute {
     /// The lists of all users into `out`, with what is usual for the rest.
     pub(crate) fn new(out: PathBuf) -> Self {
-        Self { users: None, out, n: 50, scenario: None, at: None }
+        Self { users: None, out: Some(out), to_store: false, n: 50, scenario: None, at: None }
     }
 
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
@@ -53,10 +57,11 @@ impl Precompute {
             .clone();
         let pipeline = Pipeline::new(release, store);
         let job = self.job(&pipeline)?;
+        let out = self.out(&workspace, &job)?;
         let bar = ProgressBar::new(job.users.len() as u64);
         let started = Instant::now();
         let progress = |done: usize| bar.set_position(done as u64);
-        let made = precompute(&pipeline, &job, &self.out, global.n_threads(), &progress)?;
+        let made = precompute(&pipeline, &job, &out, global.n_threads(), &progress)?;
         bar.finish_and_clear();
         let per_second = made.computed as f64 / started.elapsed().as_secs_f64();
         if global.json {
@@ -68,7 +73,7 @@ impl Precompute {
         } else {
             println!(
                 "{}: lists of {} users, {} items, {} bytes ({:.1} an item); {} users computed now, {:.0} users/s",
-                self.out.display(),
+                out.display(),
                 job.users.len(),
                 made.n_items,
                 made.bytes,
@@ -78,6 +83,17 @@ impl Precompute {
             );
         }
         Ok(Outcome::Done)
+    }
+
+    fn out(&self, workspace: &Workspace, job: &Job) -> anyhow::Result<PathBuf> {
+        let Some(out) = &self.out else {
+            let path = stored_lists::path(&workspace.config.data_dir, &job.scenario);
+            let folder = path.parent().expect("it is in a folder");
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+            return Ok(path);
+        };
+        Ok(out.clone())
     }
 
     fn job(&self, pipeline: &Pipeline) -> anyhow::Result<Job> {

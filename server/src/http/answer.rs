@@ -155,6 +155,11 @@ impl Question {
             deadline: Some(self.deadline(&scenario)),
         };
         let outcome = match &self.origin {
+            Origin::Placement if Instant::now() >= self.deadline(&scenario) => {
+                let stored = self.engine.stored_lists(&scenario.name);
+                let stored = stored.as_deref().map_or(&[][..], |lists| lists.of(query.user));
+                pipeline.late(&scenario, &query, stored, scratch)
+            }
             Origin::Placement => pipeline.recommend(&scenario, &query, scratch),
             Origin::Given(_) => pipeline.rank_given(&scenario, &named, &query, scratch),
             Origin::Similar(_) | Origin::Listing(_) => {
@@ -218,6 +223,15 @@ impl Question {
         let now = Instant::now();
         let left = self.deadline(scenario).saturating_duration_since(now) / 4;
         now + left.min(Duration::from_millis(scenario.budget.retrieve_ms.into()) / 2)
+    }
+
+    /// How long the answer may take, as far as can be told before the request is checked.
+    pub(super) fn time(&self) -> Duration {
+        let release = self.pipeline.release();
+        let name = self.request.scenario.as_deref().unwrap_or(release.config.main_scenario());
+        let of_placement = || release.scenarios.get(name).map(|plan| plan.budget.total_ms.into());
+        let ms = self.request.deadline_ms.or_else(of_placement).unwrap_or_default();
+        Duration::from_millis(ms)
     }
 
     fn deadline(&self, scenario: &ScenarioPlan) -> Instant {

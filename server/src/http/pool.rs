@@ -1,8 +1,13 @@
 //! The threads that do the work: those of the pipeline, a bounded number behind a bounded queue, and those that block.
+//!
+//! A job is admitted only if it can be expected to be done in time: so under overload the threads work on what will be of
+//! use, and the rest is told at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use actix_web::http::StatusCode;
@@ -14,14 +19,111 @@ use super::problem::Problem;
 
 type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
 
+/// A new observation of how long jobs take counts so much, its inverse.
+const SMOOTHING: u64 = 16;
+
+/// An observation counts up to so many times what was expected: a machine that was stopped for a while is not slow.
+const MOST_TIMES: u64 = 8;
+
+/// Of the time that a job has, so much may go by until it can be expected to be done: the rest is for what was misjudged, and
+/// for the answer's way.
+const USER_SHARE: f64 = 0.75;
+
+/// Threads of the pipeline give way to those that take requests in and refuse them.
+const NICENESS: i32 = 5;
+
+/// Of the time that a job of the lower class has, so much may be spent on waiting, its inverse.
+const LOW_SHARE: u32 = 4;
+
 /// Threads that take jobs from one queue, each with its own room for a request.
 pub(super) struct Pool {
     queue: SyncSender<Job>,
+    load: Arc<Load>,
+}
+
+/// Which jobs are refused first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Somebody waits for it.
+    User,
+    /// Several at once, or what may be wanted later: refused before those of users are.
+    Low,
+}
+
+/// What a job asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    /// Who waits for it.
+    pub(super) class: Class,
+    /// When it must be done.
+    pub(super) until: Instant,
+}
+
+/// How busy the threads are.
+#[derive(Debug, Default)]
+struct Load {
+    n_threads: usize,
+    /// Jobs that were admitted and are not done.
+    n_admitted: AtomicUsize,
+    /// How long a job takes lately, in nanoseconds.
+    job_ns: AtomicU64,
+}
+
+impl Load {
+    /// How long a job that is admitted now waits for a thread.
+    fn expected_wait(&self) -> Duration {
+        // Those that are running are half done on average.
+        let twice = (2 * self.n_admitted.load(Ordering::Relaxed)).saturating_sub(self.n_threads);
+        if twice <= self.n_threads {
+            return Duration::ZERO;
+        }
+        let job_ns = self.job_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(job_ns.saturating_mul(twice as u64) / (2 * self.n_threads as u64))
+    }
+
+    /// Whether `wish` can be expected to come true. A free thread is worth a try in any case.
+    fn admits(&self, wish: Wish) -> bool {
+        let (wait, left) =
+            (self.expected_wait(), wish.until.saturating_duration_since(Instant::now()));
+        let job = Duration::from_nanos(self.job_ns.load(Ordering::Relaxed));
+        match wish.class {
+            _ if wait.is_zero() => true,
+            Class::User => wait + job <= left.mul_f64(USER_SHARE),
+            Class::Low => wait <= left / LOW_SHARE,
+        }
+    }
+
+    fn observe(&self, took: Duration) {
+        let (known, seen) = (self.job_ns.load(Ordering::Relaxed), took.as_nanos() as u64);
+        let next = match known {
+            0 => seen,
+            _ => (known * (SMOOTHING - 1) + seen.min(known * MOST_TIMES)) / SMOOTHING,
+        };
+        self.job_ns.store(next.max(1), Ordering::Relaxed);
+    }
+}
+
+/// A job that was admitted, until it is done or dropped.
+struct Admitted(Arc<Load>);
+
+impl Admitted {
+    fn new(load: &Arc<Load>) -> Self {
+        load.n_admitted.fetch_add(1, Ordering::Relaxed);
+        Self(load.clone())
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.n_admitted.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a job has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
+    /// It would be done too late, since others are waiting: it was not begun.
+    Late,
     /// Too many others were waiting: it was not begun.
     Full,
     /// It panicked.
@@ -31,6 +133,11 @@ pub(super) enum Refusal {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         match refusal {
+            Refusal::Late => {
+                let detail =
+                    "so many requests are waiting that this one would be answered too late";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
+            }
             Refusal::Full => {
                 let detail = "too many requests are waiting";
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail)
@@ -55,22 +162,31 @@ impl Pool {
             let jobs = jobs.clone();
             thread::Builder::new().name(format!("pipeline-{i}")).spawn(move || work(&jobs))?;
         }
-        Ok(Self { queue })
+        Ok(Self { queue, load: Arc::new(Load { n_threads, ..Load::default() }) })
     }
 
     /// Runs `job` on one of the threads. If the caller stops waiting before it has begun, it is not run.
     ///
     /// # Errors
-    /// If the queue is full, or the job panics.
+    /// If the job cannot be done in time, the queue is full, or the job panics.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        wish: Wish,
         job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
+        if !self.load.admits(wish) {
+            return Err(Refusal::Late);
+        }
         let (reply, result) = oneshot::channel();
+        let admitted = Admitted::new(&self.load);
         let job = move |scratch: &mut Scratch| {
             if !reply.is_closed() {
+                let started = Instant::now();
+                let done = job(scratch);
+                admitted.0.observe(started.elapsed());
+                drop(admitted);
                 // A caller that has gone meanwhile misses nothing.
-                let _ = reply.send(job(scratch));
+                let _ = reply.send(done);
             }
         };
         match self.queue.try_send(Box::new(job)) {
@@ -83,6 +199,8 @@ impl Pool {
 
 fn work(jobs: &Mutex<Receiver<Job>>) {
     let mut scratch = Scratch::default();
+    // Of this thread alone, on Linux. Where it is refused, refusals take longer.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
     loop {
         // The lock is held while waiting: the others wait for it instead of for the channel.
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -110,11 +228,18 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
+    /// By a user who waits for so many seconds.
+    fn wish(seconds: u64) -> Wish {
+        Wish { class: Class::User, until: Instant::now() + Duration::from_secs(seconds) }
+    }
+
     #[actix_web::test]
     async fn a_panicking_job_leaves_its_thread_alive() {
         let pool = Pool::start(1, 4).unwrap();
-        assert_eq!(pool.run(|_| panic!("on purpose")).await, Err::<(), _>(Refusal::Panicked));
-        assert_eq!(pool.run(|_| 7).await, Ok(7));
+        let panicked = pool.run(wish(9), |_| panic!("on purpose")).await;
+        assert_eq!(panicked, Err::<(), _>(Refusal::Panicked));
+        assert_eq!(pool.run(wish(9), |_| 7).await, Ok(7));
+        assert_eq!(pool.load.n_admitted.load(Ordering::Relaxed), 0);
     }
 
     #[actix_web::test]
@@ -129,19 +254,34 @@ mod tests {
                     begun.send(()).unwrap();
                     is_released.recv().unwrap();
                 };
-                pool.run(job).await
+                pool.run(wish(9), job).await
             }
         });
         actix_web::rt::task::yield_now().await;
         has_begun.recv().unwrap();
         let waiting = actix_web::rt::spawn({
             let pool = pool.clone();
-            async move { pool.run(|_| 1).await }
+            async move { pool.run(wish(9), |_| 1).await }
         });
         actix_web::rt::task::yield_now().await;
-        assert_eq!(pool.run(|_| 2).await, Err(Refusal::Full));
+        assert_eq!(pool.run(wish(9), |_| 2).await, Err(Refusal::Full));
         release.send(()).unwrap();
         assert_eq!(busy.await.unwrap(), Ok(()));
         assert_eq!(waiting.await.unwrap(), Ok(1));
+    }
+
+    #[test]
+    fn what_would_be_late_is_refused_and_what_nobody_waits_for_before() {
+        let load = Load { n_threads: 2, ..Load::default() };
+        load.observe(Duration::from_millis(10));
+        let admits = |n_admitted: usize, class: Class, ms: u64| {
+            load.n_admitted.store(n_admitted, Ordering::Relaxed);
+            load.admits(Wish { class, until: Instant::now() + Duration::from_millis(ms) })
+        };
+        // A thread is free: even what cannot be in time gets an answer, down the ladder.
+        assert!(admits(1, Class::User, 1) && admits(1, Class::Low, 1));
+        // Four wait or run on two threads: 15 ms of waiting, 10 ms of work, 8 ms for what was misjudged.
+        assert!(admits(4, Class::User, 35) && !admits(4, Class::User, 32));
+        assert!(!admits(4, Class::Low, 26) && admits(4, Class::Low, 70));
     }
 }

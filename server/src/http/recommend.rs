@@ -1,9 +1,10 @@
 //! `/v1/recommend`: what to show to a user, for one placement or for several at once.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use engine::pipeline::Scratch;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -12,6 +13,7 @@ use super::answer::{Answered, Origin, Question};
 use super::body;
 use super::observer::{add_timing, arrival};
 use super::pages::Page;
+use super::pool::{Class, Wish};
 use super::problem::{Fault, Problem};
 use super::request::{OF_PLACEMENT, Request};
 use super::state::Engine;
@@ -52,8 +54,9 @@ pub(super) async fn answer(
     let dry_run = request.dry_run;
     let (question, page) = question(engine, request, origin, arrival(http))?;
     let shared = engine.clone();
-    let answered = engine.pool.run(move |scratch| question.answer(scratch, &shared.metrics)).await;
-    let mut answered = answered??;
+    let wish = Wish { class: class_of(http), until: question.arrived + question.time() };
+    let job = move |scratch: &mut Scratch| question.answer(scratch, &shared.metrics);
+    let mut answered = engine.pool.run(wish, job).await??;
     answered.answer.set_next_page(next_page(engine, page.as_ref(), &answered));
     let Answered { answer, impression, .. } = answered;
     let mut response = HttpResponse::Ok().json(&answer);
@@ -62,6 +65,15 @@ pub(super) async fn answer(
         engine.impressions.offer(impression);
     }
     Ok(response)
+}
+
+/// What a browser fetches before anybody has asked for it can wait. Source: Fetch Standard, `Sec-Purpose`.
+fn class_of(http: &HttpRequest) -> Class {
+    let purpose = http.headers().get("sec-purpose").and_then(|value| value.to_str().ok());
+    match purpose {
+        Some(purpose) if purpose.starts_with("prefetch") => Class::Low,
+        _ => Class::User,
+    }
 }
 
 /// The question that `request` asks, and the page that it is about. Lists that are not a placement's have no pages.
@@ -111,6 +123,7 @@ struct Batch {
 /// `POST /v1/recommend/batch`: several placements in one call, answered one after the other by one thread.
 pub(super) async fn batch(
     engine: web::Data<Engine>,
+    http: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_body_bytes).await?;
@@ -135,7 +148,9 @@ pub(super) async fn batch(
     }
     let dry_runs: Vec<bool> = questions.iter().map(|question| question.request.dry_run).collect();
     let shared = engine.clone();
-    let answered = engine.pool.run(move |scratch| {
+    let time = questions.iter().map(Question::time).sum::<Duration>();
+    let wish = Wish { class: Class::Low, until: arrival(&http) + time };
+    let answered = engine.pool.run(wish, move |scratch| {
         let mut answered: Vec<Answered> = Vec::with_capacity(questions.len());
         for (i, mut question) in questions.into_iter().enumerate() {
             // Each has its own time, which begins when those before it are done.

@@ -1,11 +1,12 @@
 //! What the routes share: the release in service, the live state, the log that feeds it.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use actix_web::http::StatusCode;
 use anyhow::{Context, bail};
@@ -16,6 +17,7 @@ use engine::release::{Manifest, OpenReleaseError, Release};
 use engine::replica::{Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
 use engine::state::{Keeps, OpenStateError, State, log_folder, open_store, write_snapshot};
+use engine::stored_lists::{self, StoredLists};
 use featurestore::log::{
     AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
     ScanError,
@@ -33,6 +35,9 @@ use crate::causes::with_causes;
 
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
+
+/// How often it is looked whether there are new lists.
+const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
 
 /// How long a change of the catalogue waits for what other servers have changed before.
 pub(super) const CATCH_UP: Duration = Duration::from_secs(1);
@@ -82,6 +87,8 @@ pub(super) struct Engine {
     /// Held while a release is activated.
     activation: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
+    /// By placement, with the time at which their file was written.
+    lists: RwLock<BTreeMap<String, (SystemTime, Arc<StoredLists>)>>,
 }
 
 /// Why a release was not activated. The one in service stays.
@@ -189,6 +196,7 @@ impl Engine {
             replica: OnceLock::new(),
             activation: Mutex::new(()),
             syncer: Mutex::new(None),
+            lists: RwLock::default(),
             config: config.clone(),
         })
     }
@@ -205,11 +213,70 @@ impl Engine {
             StoreKind::Embedded => self.load_alone(&id, release)?,
             StoreKind::Redis => self.load_together(&release)?,
         }
+        self.start_reading_lists()?;
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Loading {
             *phase = Phase::Ready;
         }
         Ok(())
+    }
+
+    /// Lists that were computed before for a placement, if there are any.
+    pub(super) fn stored_lists(&self, scenario: &str) -> Option<Arc<StoredLists>> {
+        let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
+        lists.get(scenario).map(|(_, lists)| lists.clone())
+    }
+
+    /// Reads the lists that are in the data folder, and does so again when they were written anew.
+    fn start_reading_lists(self: &Arc<Self>) -> anyhow::Result<()> {
+        let engine = Arc::downgrade(self);
+        let read = move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.read_lists();
+                drop(engine);
+                std::thread::sleep(LOOK_FOR_LISTS);
+            }
+        };
+        std::thread::Builder::new()
+            .name("stored-lists".into())
+            .spawn(read)
+            .context("cannot start a thread")?;
+        Ok(())
+    }
+
+    /// Reads those of the stored lists that have been written since they were read.
+    pub(super) fn read_lists(&self) {
+        let Some(pipeline) = self.active() else { return };
+        for scenario in pipeline.release().scenarios.keys() {
+            let path = stored_lists::path(&self.config.data_dir, scenario);
+            let written = stored_lists::written(&path);
+            let known = {
+                let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
+                lists.get(scenario).map(|(time, _)| *time)
+            };
+            if written == known {
+                continue;
+            }
+            let read = written.map(|time| Ok((time, StoredLists::read(&path, pipeline.store())?)));
+            let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
+            match read {
+                Some(Ok((time, read))) => {
+                    lists.insert(scenario.clone(), (time, Arc::new(read)));
+                }
+                None => {
+                    lists.remove(scenario);
+                }
+                Some(Err(error)) => {
+                    let error: std::io::Error = error;
+                    eprintln!("error: {} is not used: {error}", path.display());
+                    let none = Arc::default();
+                    lists.insert(
+                        scenario.clone(),
+                        (written.unwrap_or(SystemTime::UNIX_EPOCH), none),
+                    );
+                }
+            }
+        }
     }
 
     fn load_alone(self: &Arc<Self>, id: &str, release: Arc<Release>) -> anyhow::Result<()> {
