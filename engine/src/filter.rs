@@ -6,7 +6,7 @@ use featurestore::entities::Column;
 use featurestore::schema::{FieldKind, nearest_name};
 use featurestore::{Entities, Timestamp, Value};
 use retrieval::item_set::ItemSet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Most conditions of one filter.
 pub const MAX_CONDITIONS: usize = 64;
@@ -20,7 +20,7 @@ const EXPIRES_AT: &str = "expires_at";
 
 /// Conditions on the fields of items: every one of `must`, none of `must_not`, and at least one of `should`, if there are
 /// any. A value that is missing meets `exists = false` alone.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Filter {
     /// All of them hold.
@@ -32,22 +32,22 @@ pub struct Filter {
 }
 
 /// A condition on one field: `in`, or `gte` and `lte`, or `exists`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// A field of the items, `published_at` or `expires_at`.
     pub field: String,
     /// One of its values is one of these.
-    #[serde(default, rename = "in")]
+    #[serde(default, rename = "in", skip_serializing_if = "Option::is_none")]
     pub any_of: Option<Vec<Value>>,
     /// It is at least this.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gte: Option<Value>,
     /// It is at most this.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lte: Option<Value>,
     /// Whether it is there.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exists: Option<bool>,
 }
 

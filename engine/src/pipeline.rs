@@ -1,9 +1,11 @@
 //! The one place where the stages meet: retrieve, rank, re-rank. The server, the nightly batch and the evaluation all
 //! call [`Pipeline::recommend`]; lists that are not made for a placement are in `lists`.
 
+mod explain;
 mod ladder;
 mod lists;
 
+pub use explain::{Fate, ModelExplanation, Proposal, Ranked};
 pub use ladder::Degraded;
 pub use lists::Listing;
 
@@ -21,11 +23,11 @@ use featurestore::{
 };
 use ranking::ranker::Ranker;
 use ranking::value::ValueModel;
-use reranking::{Lookup, Reranked, Rules, rerank};
+use reranking::{HideServed, Lookup, Reranked, Rules, rerank};
 use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
 use retrieval::sources::{Ask, SourceScratch};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::filter::Filter;
 use crate::release::{Release, ScenarioPlan};
@@ -47,6 +49,8 @@ pub struct Query {
     pub exclude: Vec<ItemId>,
     /// What is allowed besides; `None`: everything.
     pub filter: Option<Arc<Filter>>,
+    /// What the user was shown lately, and when.
+    pub served: Vec<(ItemId, Timestamp)>,
     /// Start of the random sequence of exploration.
     pub seed: u64,
     /// When the answer must be there; `None`: take the time that it takes.
@@ -181,6 +185,11 @@ impl Pipeline {
         self.features.plan()
     }
 
+    /// How many items are known that `user` had an event with.
+    pub fn n_known_items(&self, user: UserId) -> usize {
+        self.features.read_user(Some(user), None).0.state.items.len()
+    }
+
     /// The items to show. `scenario`: one of the release's. When the deadline has passed already, [`late`](Self::late) is
     /// what is left.
     pub fn recommend(
@@ -201,7 +210,7 @@ impl Pipeline {
         self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));
         let ranked = Instant::now();
-        let slate = self.rerank(scenario, query, scratch, &mut degraded);
+        let slate = self.rerank(scenario, query, &user, scratch, &mut degraded);
         let timing = Timing {
             retrieve: retrieved - started,
             rank: ranked - retrieved,
@@ -467,6 +476,7 @@ impl Pipeline {
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
+        user: &UserView,
         scratch: &Scratch,
         degraded: &mut Vec<Degraded>,
     ) -> Reranked {
@@ -483,9 +493,34 @@ impl Pipeline {
             Some(set) => set.contains(item),
             None => !scratch.refused.contains(&item),
         };
-        let columns =
+        let mut columns =
             SlateColumns::read(&self.release, &self.store, &rules, query.now, ranked, accept);
+        if let Some(rule) = &rules.hide_served {
+            columns.served = self.served_counts(rule, query, user, ranked);
+        }
         columns.slate(ranked, query.now, |slate| rerank(slate, &rules, query.n, query.seed))
+    }
+
+    /// How often each of `ranked` was shown to the user since he last did something with it, each time fading.
+    fn served_counts(
+        &self,
+        rule: &HideServed,
+        query: &Query,
+        user: &UserView,
+        ranked: &[Scored],
+    ) -> Vec<f32> {
+        let mut counts: FxHashMap<ItemId, f32> = FxHashMap::default();
+        let plan = self.features.plan();
+        for (item, time) in &query.served {
+            let record = user.state.items.get(*item, &plan.user_item);
+            let chosen = record.is_some_and(|record| plan.last_time(record) >= time.0 as f64);
+            if !chosen {
+                let age = query.now.seconds_since(*time).max(0.0);
+                *counts.entry(*item).or_default() +=
+                    (-age / rule.half_life.seconds()).exp2() as f32;
+            }
+        }
+        ranked.iter().map(|scored| counts.get(&scored.item).copied().unwrap_or(0.0)).collect()
     }
 
     fn compute_features(

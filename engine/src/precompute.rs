@@ -221,6 +221,7 @@ fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) ->
         exclude: Vec::new(),
         filter: None,
         seed,
+        served: Vec::new(),
         deadline: None,
     };
     let answer = pipeline.recommend(scenario, &query, scratch);

@@ -15,10 +15,10 @@ use featurestore::log::{
     EventIds, EventLog, FsyncPolicy, OpenLogError, Outcome, Position, Record, ScanError,
 };
 use featurestore::redis::{
-    Entry, Follower, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore, SharedLog,
-    Stamp,
+    Change, Entry, Follower, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore,
+    SharedLog, Stamp,
 };
-use featurestore::{Entities, Event, ItemId, NO_SESSION, NamedEvent, Schema, UserId};
+use featurestore::{Event, ItemId, NO_SESSION, NamedEvent, Schema, UserId};
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
@@ -27,8 +27,8 @@ use crate::config::StoreConfig;
 use crate::pipeline::Pipeline;
 use crate::release::Release;
 use crate::state::{
-    Keeps, OpenStateError, State, WriteSnapshotError, fingerprint, log_folder, open_store,
-    write_snapshot,
+    Keeps, Noted as Noting, OpenStateError, State, WriteSnapshotError, fingerprint, log_folder,
+    open_store, write_snapshot,
 };
 
 /// How long an append waits until its entry has come back and is in the features.
@@ -133,6 +133,21 @@ pub struct Replica {
 pub fn announce_release(store: &StoreConfig, id: &str) -> Result<(), RedisError> {
     let nodes = Arc::new(Nodes::new(&store.urls())?);
     SharedLog::new(nodes, &store.prefix).set_release(id)
+}
+
+/// Removes from the shared log what the event log in `data_dir` has of it. A server that has it not will not start.
+///
+/// # Errors
+/// If the event log cannot be read, or Redis does not answer.
+pub fn forget_shared(data_dir: &Path, store: &StoreConfig) -> Result<(), ReplicaError> {
+    let mut followed = 0;
+    for record in EventLog::reader(&log_folder(data_dir), Position::START)? {
+        if let Record::Followed { stamp, .. } = record? {
+            followed = stamp.max(followed);
+        }
+    }
+    let nodes = Arc::new(Nodes::new(&store.urls())?);
+    Ok(SharedLog::new(nodes, &store.prefix).forget_until(followed)?)
 }
 
 impl Replica {
@@ -513,7 +528,7 @@ fn take_in(
     state: &mut State,
     ids: &mut EventIds,
     entry: &Entry,
-    noted: &mut Vec<Noted>,
+    noted: &mut Vec<Change>,
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let counted: Vec<&Record> = entry
@@ -526,18 +541,22 @@ fn take_in(
             is_new
         })
         .collect();
-    state.apply_entry(counted.into_iter(), entry.stamp, |event, items| {
-        noted.push(note(event, items, entry.stamp));
+    state.apply_entry(counted.into_iter(), entry.stamp, |change| {
+        noted.push(note(change, entry.stamp));
     });
     outcomes
 }
 
-fn note(event: &Event, items: &Entities, stamp: Stamp) -> Noted {
+fn note(change: Noting<'_>, stamp: Stamp) -> Change {
+    let (event, items) = match change {
+        Noting::Event(event, items) => (event, items),
+        Noting::Forget(user) => return Change::Forget { stamp, user },
+    };
     let fields = 0..items.n_fields().min(usize::from(u8::MAX));
     let codes = fields.flat_map(|field| {
         items.column(field).codes(event.item.0).map(move |code| (field as u8, code))
     });
-    Noted { stamp, event: *event, codes: codes.collect() }
+    Change::Event(Noted { stamp, event: *event, codes: codes.collect() })
 }
 
 fn pipeline_of(release: &Arc<Release>, state: &State, features: &Arc<RedisStore>) -> Arc<Pipeline> {
@@ -611,16 +630,16 @@ impl Making<'_> {
             }
         }
         let mut failed = None;
-        let events = |note_one: &mut dyn FnMut(Noted)| {
+        let changes = |note_one: &mut dyn FnMut(Change)| {
             let mut state = State::for_catalogue(schema, features.plan_arc());
             let folded = EventLog::reader(&log_folder(self.data_dir), Position::START);
             let folded = folded.and_then(|records| {
-                state.follow_noting(records, |event, items| note_one(note(event, items, 0)))
+                state.follow_noting(records, |change| note_one(note(change, 0)))
             });
             failed = folded.err();
             Generation { name: random_name(6), n_own: state.n_own(), stamp: state.followed() }
         };
-        let loaded = features.load(events, keep);
+        let loaded = features.load(changes, keep);
         let released = features.release_loading();
         if let Some(error) = failed {
             return Err(error.into());
@@ -649,7 +668,7 @@ fn reapply(
         let mut noted = Vec::new();
         for entry in entries.iter().filter(|entry| entry.stamp <= state.followed()) {
             let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
-            noted.extend(known_events(entry, outcomes, state));
+            noted.extend(known_changes(entry, outcomes, state));
         }
         features.apply(&noted)?;
         at = last;
@@ -657,31 +676,39 @@ fn reapply(
     Ok(true)
 }
 
-/// The events of `entry` that count, with the numbers that `state` has given to their names.
-fn known_events(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Noted> {
-    let events = entry.records.iter().filter_map(|record| match record {
-        Record::Event(event) => Some(event),
+/// What `entry` changes, with the numbers that `state` has given to the names in it.
+fn known_changes(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Change> {
+    let mut outcomes = outcomes.iter();
+    let known = |record: &Record| match record {
+        Record::Event(event) => {
+            let counts = outcomes.next() == Some(&Outcome::Accepted);
+            counts.then(|| known_event(event, entry.stamp, state)).flatten()
+        }
+        Record::DeleteUser { id } => {
+            let user = state.store().view(|view| view.users().names().get(id).map(UserId));
+            user.map(|user| Change::Forget { stamp: entry.stamp, user })
+        }
         _ => None,
-    });
-    let accepted = events.zip(outcomes).filter(|(_, outcome)| **outcome == Outcome::Accepted);
-    let (schema, sessions) = (state.schema(), state.sessions());
-    let known = |event: &NamedEvent| {
-        state.store().view(|view| {
-            let user = UserId(view.users().names().get(&user_name(event)?)?);
-            let item = ItemId(view.items().names().get(&event.item)?);
-            let session = event.session.as_ref().and_then(|name| sessions.get(name));
-            let event = Event {
-                time: event.time,
-                user,
-                item,
-                session: session.unwrap_or(NO_SESSION),
-                kind: schema.event_type(&event.kind)?,
-                numbers: schema.numbers_of(event),
-            };
-            Some(note(&event, view.items(), entry.stamp))
-        })
     };
-    accepted.filter_map(|(event, _)| known(event)).collect()
+    entry.records.iter().filter_map(known).collect()
+}
+
+fn known_event(event: &NamedEvent, stamp: Stamp, state: &State) -> Option<Change> {
+    let (schema, sessions) = (state.schema(), state.sessions());
+    state.store().view(|view| {
+        let user = UserId(view.users().names().get(&user_name(event)?)?);
+        let item = ItemId(view.items().names().get(&event.item)?);
+        let session = event.session.as_ref().and_then(|name| sessions.get(name));
+        let event = Event {
+            time: event.time,
+            user,
+            item,
+            session: session.unwrap_or(NO_SESSION),
+            kind: schema.event_type(&event.kind)?,
+            numbers: schema.numbers_of(event),
+        };
+        Some(note(Noting::Event(&event, view.items()), stamp))
+    })
 }
 
 /// So many random characters.

@@ -16,6 +16,8 @@ pub(crate) struct SlateColumns {
     dim: usize,
     published: Vec<Timestamp>,
     newcomers: Vec<ItemId>,
+    /// How often each was shown lately and not chosen; empty where that does not matter.
+    pub(crate) served: Vec<f32>,
 }
 
 impl SlateColumns {
@@ -92,6 +94,7 @@ impl SlateColumns {
             columns: &columns,
             vectors: (self.dim > 0).then_some(Vectors { values: &self.vectors, dim: self.dim }),
             published: (!self.published.is_empty()).then_some(&self.published[..]),
+            served: (!self.served.is_empty()).then_some(&self.served[..]),
             newcomers: &self.newcomers,
             now,
         })

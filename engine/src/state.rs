@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use featurestore::history::{put_record, user_name};
-use featurestore::log::{EventLog, Position, Record, Records, ScanError};
+use featurestore::log::{
+    CompactError, Compacted, EventLog, OpenLogError, Position, Record, Records, ScanError, compact,
+};
 use featurestore::store::SnapshotError;
 use featurestore::{
-    EmbeddedStore, Entities, Event, FeaturePlan, NO_SESSION, NamedEvent, Names, Schema,
+    EmbeddedStore, Entities, Event, FeaturePlan, NO_SESSION, NamedEvent, Names, Schema, UserId,
 };
 use sha2::{Digest, Sha256};
 
@@ -28,6 +30,14 @@ const DIGEST_BYTES: usize = 32;
 /// Where the event log lies in a data folder.
 pub fn log_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("log")
+}
+
+/// What a record changes in the features.
+pub enum Noted<'a> {
+    /// An event counts, as of this catalogue.
+    Event(&'a Event, &'a Entities),
+    /// What is known of this user is forgotten.
+    Forget(UserId),
 }
 
 /// What a state remembers.
@@ -225,6 +235,21 @@ pub fn write_snapshot(data_dir: &Path, state: &State) -> Result<(), WriteSnapsho
     written.map_err(|source| WriteSnapshotError::Write { path, source })
 }
 
+/// Takes what was said of deleted users out of the log in `data_dir`. The snapshot goes too, which may tell of them: the next
+/// server folds the whole log.
+///
+/// # Errors
+/// If the log is in use or damaged, or a file cannot be written.
+pub fn compact_log(data_dir: &Path) -> Result<Compacted, CompactError> {
+    let path = data_dir.join(SNAPSHOT);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(OpenLogError::Write { path, source }.into())
+        }
+        _ => compact(&log_folder(data_dir)),
+    }
+}
+
 /// What identifies the state that `release` needs: two releases with the same one can share a store.
 pub fn fingerprint(release: &Release) -> [u8; DIGEST_BYTES] {
     digest_of(&release.plan, &release.config.schema())
@@ -296,23 +321,15 @@ impl State {
         self.fingerprint == digest_of(&keeps.plan(release), &release.config.schema())
     }
 
-    /// Folds the records of the entry `stamp` of a shared log, and shows each event that counts to `note` with the catalogue
-    /// of its moment.
+    /// Folds the records of the entry `stamp` of a shared log, and shows `note` what that changes in features.
     pub fn apply_entry<'r>(
         &mut self,
         records: impl Iterator<Item = &'r Record>,
         stamp: u64,
-        mut note: impl FnMut(&Event, &Entities),
+        mut note: impl FnMut(Noted<'_>),
     ) {
         for record in records {
-            match record {
-                Record::Event(event) => {
-                    if let Some(event) = self.apply_event(event) {
-                        self.store.view(|view| note(&event, view.items()));
-                    }
-                }
-                other => self.apply(other),
-            }
+            self.apply_noting(record, &mut note);
         }
         self.followed = stamp;
     }
@@ -336,24 +353,22 @@ impl State {
         Ok(n_records)
     }
 
-    /// Folds all of `records`, and shows each event that counts to `note` with the catalogue of its moment.
+    /// Folds all of `records`, and shows `note` what that changes in features.
     ///
     /// # Errors
     /// As [`follow`](Self::follow).
     pub fn follow_noting(
         &mut self,
         mut records: Records,
-        mut note: impl FnMut(&Event, &Entities),
+        mut note: impl FnMut(Noted<'_>),
     ) -> Result<(), ScanError> {
         while let Some(record) = records.next() {
             match &record? {
-                Record::Event(event) => {
-                    if let Some(event) = self.apply_event(event) {
-                        self.store.view(|view| note(&event, view.items()));
-                    }
+                record @ Record::Followed { .. } => self.apply_logged(record),
+                record => {
+                    self.apply_noting(record, &mut note);
                     self.n_own += 1;
                 }
-                record => self.apply_logged(record),
             }
             self.position = records.reached();
         }
@@ -420,8 +435,35 @@ impl State {
             Record::Event(event) => {
                 self.apply_event(event);
             }
-            other => self.store.put(|items, users| put_record(items, users, other)),
+            other => {
+                self.store.put(|items, users| put_record(items, users, other));
+                if let Some(user) = self.deleted_by(other) {
+                    self.store.forget(user);
+                }
+            }
         }
+    }
+
+    fn apply_noting(&mut self, record: &Record, note: &mut impl FnMut(Noted<'_>)) {
+        match record {
+            Record::Event(event) => {
+                if let Some(event) = self.apply_event(event) {
+                    self.store.view(|view| note(Noted::Event(&event, view.items())));
+                }
+            }
+            other => {
+                self.apply(other);
+                if let Some(user) = self.deleted_by(other) {
+                    note(Noted::Forget(user));
+                }
+            }
+        }
+    }
+
+    /// The user whom `record` deletes.
+    fn deleted_by(&self, record: &Record) -> Option<UserId> {
+        let Record::DeleteUser { id } = record else { return None };
+        self.store.view(|view| view.users().names().get(id).map(UserId))
     }
 
     /// Folds `event`; what was folded, unless it is left out.

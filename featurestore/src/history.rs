@@ -43,6 +43,8 @@ pub struct HistoryBuilder<'a> {
     schema: &'a Schema,
     sessions: Names,
     history: History,
+    /// For each user that was deleted, how many events there were then.
+    deleted: FxHashMap<UserId, usize>,
 }
 
 impl<'a> HistoryBuilder<'a> {
@@ -53,7 +55,7 @@ impl<'a> HistoryBuilder<'a> {
             users: Entities::new(&schema.user_fields),
             ..History::default()
         };
-        Self { schema, sessions: Names::default(), history }
+        Self { schema, sessions: Names::default(), history, deleted: FxHashMap::default() }
     }
 
     /// Adds the next record of the log.
@@ -61,7 +63,14 @@ impl<'a> HistoryBuilder<'a> {
         let history = &mut self.history;
         match record {
             Record::Event(event) => self.push_event(event),
-            other => put_record(&mut history.items, &mut history.users, other),
+            other => {
+                put_record(&mut history.items, &mut history.users, other);
+                if let Record::DeleteUser { id } = other
+                    && let Some(user) = history.users.names().get(id)
+                {
+                    self.deleted.insert(UserId(user), history.events.len());
+                }
+            }
         }
     }
 
@@ -85,6 +94,11 @@ impl<'a> HistoryBuilder<'a> {
 
     /// The history, its events sorted by time.
     pub fn build(mut self) -> History {
+        let (deleted, mut i) = (self.deleted, 0);
+        self.history.events.retain(|event| {
+            i += 1;
+            deleted.get(&event.user).is_none_or(|n_before| i > *n_before)
+        });
         self.history.events.sort_by_key(|event| event.time);
         self.history
     }

@@ -7,6 +7,7 @@
 //! whose record was never acknowledged under [`FsyncPolicy::Always`]. Opening cuts it and says so. Damage anywhere else
 //! is an error that names the place, and nothing is read past it.
 
+mod compact;
 mod event_ids;
 mod frame;
 mod scan;
@@ -14,6 +15,7 @@ mod segment;
 mod staged;
 mod writer;
 
+pub use compact::{CompactError, Compacted, compact};
 pub use event_ids::{EventIds, N_EVENT_IDS};
 pub use frame::{MAX_RECORD_BYTES, decode_records, encode_records};
 pub use scan::{Records, ScanError};

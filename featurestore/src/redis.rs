@@ -16,7 +16,7 @@ mod packed;
 mod shared_log;
 
 pub use nodes::{Nodes, RedisError};
-pub use packed::{Noted, Stamp};
+pub use packed::{Change, Noted, Stamp};
 pub use shared_log::{Entry, Follower, SharedLog};
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -264,6 +264,14 @@ impl EmbeddedStore {
         result
     }
 
+    /// Forgets what was folded of the events of `user`; counts of items and boards stay.
+    pub fn forget(&self, user: UserId) {
+        let mut state = self.write();
+        if let Some(known) = state.user_states.get_mut(user.index()) {
+            *known = Arc::new(UserState::empty(&self.plan));
+        }
+    }
+
     /// The gain level of each event type.
     pub fn labels(&self) -> &[u8] {
         &self.labels

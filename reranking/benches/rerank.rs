@@ -73,6 +73,7 @@ fn to_fifty(c: &mut Criterion) {
             columns: &columns,
             vectors: Some(Vectors { values: &fixture.vectors, dim: DIM }),
             published: Some(&fixture.published),
+            served: None,
             newcomers: &fixture.newcomers,
             now: Timestamp(Span::days(30).0),
         };

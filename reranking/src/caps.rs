@@ -180,7 +180,7 @@ mod tests {
             let position = position.index(n);
             let columns = [CategoryColumn { field: "c", codes: &codes }];
             let slate = Slate {
-                items: &[], columns: &columns, vectors: None, published: None, newcomers: &[],
+                items: &[], columns: &columns, vectors: None, published: None, served: None, newcomers: &[],
                 now: Timestamp(0),
             };
             let cap = [Cap { field: "c".into(), at_most, within }];

@@ -3,7 +3,9 @@
 use featurestore::{ItemId, Span};
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{Boost, Cap, DIVERSITY_WINDOW, Explore, Freshness, Method, Pin, Rules};
+use crate::rules::{
+    Boost, Cap, DIVERSITY_WINDOW, Explore, Freshness, HideServed, Method, Pin, Rules,
+};
 
 /// How a scenario re-ranks, as it is written. The default is to do nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,9 @@ pub struct RerankConfig {
     /// Which items a user is not shown again. The filter before ranking applies it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hide_seen: Option<HideSeen>,
+    /// Whether items make way that were shown to the user and not chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hide_served: Option<HideServed>,
     /// Items in fixed places.
     pub pinned: Vec<PinnedItem>,
     /// Categories that gain or lose.
@@ -79,6 +84,7 @@ impl Default for RerankConfig {
             freshness: None,
             explore: None,
             hide_seen: None,
+            hide_served: None,
             pinned: Vec::new(),
             boosts: Vec::new(),
             max_displacement: None,
@@ -158,6 +164,10 @@ impl RerankConfig {
             in_range(finite, "freshness.boost", f64::from(*boost), "at least 0")?;
             is_known(known.times, "freshness.field", field, "time field")?;
         }
+        if let Some(HideServed { strength, .. }) = &self.hide_served {
+            let within = (0.0..=1.0).contains(strength);
+            in_range(within, "hide_served.strength", f64::from(*strength), "from 0 to 1")?;
+        }
         for (i, event) in self.hide_seen.iter().flat_map(|hide| &hide.events).enumerate() {
             is_known(known.events, format!("hide_seen.events[{i}]"), event, "type of events")?;
         }
@@ -202,6 +212,7 @@ impl RerankConfig {
             diversity_window: self.diversity_window,
             caps: self.caps.clone(),
             freshness: self.freshness.clone(),
+            hide_served: self.hide_served.clone(),
             explore: self.explore.clone(),
             pins,
             boosts,

@@ -11,6 +11,8 @@ pub enum Rule {
     Boosts,
     /// The gain of newly published items.
     Freshness,
+    /// The loss of what was shown and not chosen.
+    HideServed,
     /// Items in fixed places, and what made way for them.
     Pins,
     /// The choice of items unlike those before them.

@@ -14,6 +14,7 @@
 //!     columns: &[CategoryColumn { field: "category", codes: &[0, 0, 0, 1] }],
 //!     vectors: None,
 //!     published: None,
+//!     served: None,
 //!     newcomers: &[],
 //!     now: Timestamp(0),
 //! };
@@ -46,11 +47,12 @@ mod objective;
 mod pins;
 mod relevance;
 mod selection;
+mod served;
 mod similarity;
 
 pub use config::{InvalidRerank, KnownFields, Lookup, RerankConfig};
 pub use journal::{Dropped, Move, Rule, Unmet};
 pub use propensity::{InvalidPropensity, Propensity};
 pub use rerank::{Reranked, Shown, rerank};
-pub use rules::{Boost, Cap, Explore, ExploreFrom, Freshness, Method, Pin, Rules};
+pub use rules::{Boost, Cap, Explore, ExploreFrom, Freshness, HideServed, Method, Pin, Rules};
 pub use slate::{CategoryColumn, MISSING, Slate, Vectors};

@@ -15,6 +15,7 @@ use crate::propensity::Propensity;
 use crate::relevance;
 use crate::rules::Rules;
 use crate::selection::{Selected, Selection};
+use crate::served;
 use crate::slate::Slate;
 
 /// The list that is shown, and how it came about.
@@ -98,6 +99,11 @@ fn by_relevance(
         freshness::apply(freshness, slate, &mut relevance, &mut journal.unmet);
         relevance::sort(&mut order, &relevance);
         journal.record(places(&order), |_| Rule::Freshness);
+    }
+    if let Some(rule) = &rules.hide_served {
+        served::apply(rule, slate, &mut relevance);
+        relevance::sort(&mut order, &relevance);
+        journal.record(places(&order), |_| Rule::HideServed);
     }
     (order, relevance)
 }

@@ -17,6 +17,8 @@ pub struct Rules {
     pub caps: Vec<Cap>,
     /// Whether newly published items gain.
     pub freshness: Option<Freshness>,
+    /// Whether items make way that were shown and not chosen.
+    pub hide_served: Option<HideServed>,
     /// Whether some places show newcomers at random.
     pub explore: Option<Explore>,
     /// Items in fixed places.
@@ -35,6 +37,7 @@ impl Default for Rules {
             diversity_window: DIVERSITY_WINDOW,
             caps: Vec::new(),
             freshness: None,
+            hide_served: None,
             explore: None,
             pins: Vec::new(),
             boosts: Vec::new(),
@@ -81,6 +84,16 @@ pub struct Freshness {
     pub half_life: Span,
     /// The relevance of an item published now is multiplied by `1 + boost`.
     pub boost: f32,
+}
+
+/// Items that were shown to a user and not chosen lose relevance, the less the longer ago that was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HideServed {
+    /// The relevance of an item shown just now is multiplied by `1 - strength`, from 0 to 1.
+    pub strength: f32,
+    /// After this time it counts half.
+    pub half_life: Span,
 }
 
 /// Places that show newcomers at random.

@@ -17,6 +17,8 @@ pub struct Slate<'a> {
     pub vectors: Option<Vectors<'a>>,
     /// `[n]`: when each item was published, for freshness; `Timestamp::MIN` where that is unknown.
     pub published: Option<&'a [Timestamp]>,
+    /// `[n]`: how often each item was shown to the user and not chosen, each time fading.
+    pub served: Option<&'a [f32]>,
     /// What exploration may show, in the slate or not, in any order; the filters have seen it.
     pub newcomers: &'a [ItemId],
     /// The time of the request.
@@ -65,5 +67,6 @@ impl<'a> Slate<'a> {
             "vectors of {n} items"
         );
         assert_eq!(self.published.map_or(n, <[_]>::len), n, "times of a slate of {n}");
+        assert_eq!(self.served.map_or(n, <[_]>::len), n, "counts of a slate of {n}");
     }
 }

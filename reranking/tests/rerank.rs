@@ -6,9 +6,9 @@ use featurestore::{ItemId, Scored, Span, Timestamp, best_first};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reranking::{
-    Boost, Cap, CategoryColumn, Dropped, Explore, ExploreFrom, Freshness, InvalidRerank,
-    KnownFields, Lookup, MISSING, Method, Pin, Propensity, RerankConfig, Reranked, Rule, Rules,
-    Slate, Unmet, Vectors, rerank,
+    Boost, Cap, CategoryColumn, Dropped, Explore, ExploreFrom, Freshness, HideServed,
+    InvalidRerank, KnownFields, Lookup, MISSING, Method, Pin, Propensity, RerankConfig, Reranked,
+    Rule, Rules, Slate, Unmet, Vectors, rerank,
 };
 
 const DIM: usize = 3;
@@ -21,6 +21,7 @@ struct Owned {
     kinds: Vec<u32>,
     vectors: Option<Vec<f32>>,
     published: Vec<Timestamp>,
+    served: Option<Vec<f32>>,
     newcomers: Vec<ItemId>,
 }
 
@@ -35,6 +36,7 @@ impl Owned {
             columns: &columns,
             vectors: self.vectors.as_ref().map(|values| Vectors { values, dim: DIM }),
             published: Some(&self.published),
+            served: self.served.as_deref(),
             newcomers: &self.newcomers,
             now: NOW,
         };
@@ -80,6 +82,7 @@ fn slate() -> impl Strategy<Value = Owned> {
             kinds: rows.iter().map(|row| row.2).collect(),
             vectors: has_vectors.then(|| rows.iter().flat_map(unit).collect()),
             published: rows.iter().map(|row| Timestamp(row.4)).collect(),
+            served: Some(rows.iter().map(|row| (row.4 % 4) as f32 / 2.0).collect()),
             newcomers,
         }
     })
@@ -100,8 +103,10 @@ fn ordering_rules() -> impl Strategy<Value = Rules> {
     let method = prop_oneof![Just(Method::Mmr), Just(Method::Dpp)];
     let diversity = prop_oneof![Just(0f32), 0f32..=1.0];
     let freshness = prop::option::of(0f32..2.0);
-    (diversity, method, 1usize..12, freshness, vec(0f32..3.0, 0..2)).prop_map(
-        |(diversity, method, diversity_window, boost, factors)| Rules {
+    let served = prop::option::of(0f32..=1.0);
+    (diversity, method, 1usize..12, freshness, vec(0f32..3.0, 0..2), served).prop_map(
+        |(diversity, method, diversity_window, boost, factors, strength)| Rules {
+            hide_served: strength.map(|strength| HideServed { strength, half_life: Span(1) }),
             diversity,
             method,
             diversity_window,
@@ -267,6 +272,7 @@ fn plain(brands: &[u32]) -> Owned {
         kinds: vec![MISSING; n],
         vectors: None,
         published: vec![Timestamp::MIN; n],
+        served: None,
         newcomers: Vec::new(),
     }
 }
@@ -321,6 +327,21 @@ fn a_new_item_overtakes_an_old_one_of_nearly_the_same_score() {
 }
 
 #[test]
+fn what_was_shown_in_vain_makes_way_the_more_often_the_further() {
+    let mut slate = plain(&[1, 1, 1, 1]);
+    slate.served = Some(vec![2.0, 0.5, 0.0, 0.0]);
+    let hide_served = |strength| Some(HideServed { strength, half_life: Span(100) });
+    let reranked = |strength| {
+        slate.rerank(&Rules { hide_served: hide_served(strength), ..Rules::default() }, 3, 0)
+    };
+    assert_eq!(numbers(&reranked(0.0)), [0, 1, 2]);
+    assert_eq!(numbers(&reranked(0.8)), [2, 1, 3]);
+    assert_eq!(numbers(&reranked(1.0)), [2, 3, 0]);
+    let lost = Dropped { item: ItemId(0), rule: Rule::HideServed, from_rank: 0 };
+    assert_eq!(reranked(0.8).dropped, [lost]);
+}
+
+#[test]
 fn a_rule_without_its_column_says_that_it_did_nothing() {
     let items = plain(&[1, 2]).items;
     let slate = Slate {
@@ -328,6 +349,7 @@ fn a_rule_without_its_column_says_that_it_did_nothing() {
         columns: &[],
         vectors: None,
         published: None,
+        served: None,
         newcomers: &[],
         now: NOW,
     };

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod compact;
 mod demo;
 mod evaluate;
 mod generate;
@@ -71,6 +72,8 @@ enum Command {
     Evaluate(evaluate::Evaluate),
     /// The shelf of trained releases.
     Releases(releases::Releases),
+    /// Take what deleted users have done out of the event log; no server may use it meanwhile.
+    Compact(compact::Compact),
     /// Measure how fast a running server is.
     Bench(bench::Bench),
     /// Replay the log and compare with the live store, feature by feature.
@@ -123,6 +126,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<Outcome> {
         Command::Precompute(precompute) => precompute.run(&global),
         Command::Evaluate(evaluate) => evaluate.run(&global),
         Command::Releases(releases) => releases.run(&global),
+        Command::Compact(compact) => compact.run(&global),
         Command::Bench(bench) => bench.run(&global),
         Command::VerifyFeatures(verify) => verify.run(&global),
     })

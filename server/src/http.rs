@@ -6,7 +6,9 @@
 mod answer;
 mod body;
 mod catalogue;
+mod erase;
 mod events;
+mod explain;
 mod health;
 mod ids;
 mod impressions;
@@ -21,6 +23,7 @@ mod reasons;
 mod recommend;
 mod releases;
 mod request;
+mod served;
 mod state;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -34,7 +37,7 @@ use actix_web::dev::{Server, ServerHandle, ServiceFactory, ServiceRequest, Servi
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::signal::unix::{SignalKind, signal};
-use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, Resource, Route, rt, web};
 use anyhow::{Context, anyhow, bail};
 use engine::clock::Clock;
 use engine::config::Config;
@@ -133,8 +136,14 @@ fn routes(config: &mut web::ServiceConfig) {
             resource("/v1/releases/{id}/activate", "POST", Access::To(Scope::Admin))
                 .route(web::post().to(releases::activate)),
         )
-        .configure(|config| catalogue_routes(config, "/v1/items", Access::ByMethod))
-        .configure(|config| catalogue_routes(config, "/v1/users", Access::To(Scope::Admin)))
+        .configure(|config| {
+            let delete = web::delete().to(catalogue::delete);
+            catalogue_routes(config, "/v1/items", Access::ByMethod, delete);
+        })
+        .configure(|config| {
+            let delete = web::delete().to(erase::delete);
+            catalogue_routes(config, "/v1/users", Access::To(Scope::Admin), delete);
+        })
         .service(resource("/health/live", "GET", Access::Open).route(web::get().to(health::live)))
         .service(resource("/health/ready", "GET", Access::Open).route(web::get().to(health::ready)))
         .service(
@@ -156,6 +165,10 @@ fn list_routes(config: &mut web::ServiceConfig) {
         .service(
             resource("/v1/recommend/batch", "POST", read).route(web::post().to(recommend::batch)),
         )
+        .service(
+            resource("/v1/recommendations/{id}/explain", "GET", Access::To(Scope::Admin))
+                .route(web::get().to(explain::get)),
+        )
         .service(resource("/v1/popular", "GET", read).route(web::get().to(lists::popular)))
         .service(resource("/v1/trending", "GET", read).route(web::get().to(lists::trending)))
         .service(resource("/v1/latest", "GET", read).route(web::get().to(lists::latest)))
@@ -168,7 +181,7 @@ fn list_routes(config: &mut web::ServiceConfig) {
 }
 
 /// The routes of the items or users at `path`.
-fn catalogue_routes(config: &mut web::ServiceConfig, path: &str, access: Access) {
+fn catalogue_routes(config: &mut web::ServiceConfig, path: &str, access: Access, delete: Route) {
     config
         .service(
             resource(path, "GET, POST", access)
@@ -180,7 +193,7 @@ fn catalogue_routes(config: &mut web::ServiceConfig, path: &str, access: Access)
                 .route(web::get().to(catalogue::get))
                 .route(web::put().to(catalogue::put))
                 .route(web::patch().to(catalogue::patch))
-                .route(web::delete().to(catalogue::delete)),
+                .route(delete),
         );
 }
 

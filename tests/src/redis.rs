@@ -74,6 +74,26 @@ impl Redis {
         self.try_ask(line).unwrap_or_else(|| panic!("Redis does not answer to {line}"))
     }
 
+    /// The names and values of all keys, one behind the other, as `DUMP` and `XRANGE` tell them.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn everything(&self) -> Vec<u8> {
+        let dump = "for _, key in ipairs(redis.call('KEYS', '*')) do all[#all + 1] = key; \
+                    local kind = redis.call('TYPE', key).ok; \
+                    if kind == 'stream' then for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do \
+                    all[#all + 1] = entry[2][2] end \
+                    elseif kind == 'hash' then for _, part in ipairs(redis.call('HGETALL', key)) do all[#all + 1] = part end \
+                    else all[#all + 1] = redis.call('GET', key) end end";
+        let script = format!("local all = {{}}; {dump}; return table.concat(all, ' ')");
+        let asked = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string(), "--raw", "EVAL", &script, "0"])
+            .output()
+            .expect("there is a redis-cli beside redis-server");
+        assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+        asked.stdout
+    }
+
     fn try_ask(&self, line: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

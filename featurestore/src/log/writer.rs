@@ -9,8 +9,8 @@ use rustc_hash::FxHashSet;
 
 use super::frame::{self, RecordRef};
 use super::{
-    EventIds, FsyncPolicy, N_EVENT_IDS, Outcome, Position, Record, Records, ScanError, event_ids,
-    segment, staged,
+    EventIds, FsyncPolicy, N_EVENT_IDS, Outcome, Position, Record, Records, ScanError, compact,
+    event_ids, segment, staged,
 };
 use crate::event::NamedEvent;
 
@@ -78,6 +78,8 @@ pub struct Opened {
     pub cut_bytes: u64,
     /// The last entry of a shared log that is in it, 0 for none.
     pub followed: u64,
+    /// Users that were deleted, of whom the log still tells: [`compact`](super::compact) it.
+    pub n_deleted_users: u64,
 }
 
 /// A log that is open for writing, by this process alone.
@@ -352,12 +354,12 @@ impl Batch {
     }
 }
 
-fn write_error(path: &Path, source: io::Error) -> OpenLogError {
+pub(super) fn write_error(path: &Path, source: io::Error) -> OpenLogError {
     OpenLogError::Write { path: path.into(), source }
 }
 
 /// Takes the lock of the log at `dir`. It is given back when the file is closed, at the latest by the end of the process.
-fn lock(dir: &Path) -> Result<File, OpenLogError> {
+pub(super) fn lock(dir: &Path) -> Result<File, OpenLogError> {
     let path = dir.join("lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| write_error(&path, e))?;
@@ -389,15 +391,17 @@ fn finish_last_segment(dir: &Path) -> Result<u64, OpenLogError> {
 fn check(dir: &Path, n_event_ids: usize) -> Result<(EventIds, Position, Opened), ScanError> {
     let mut ids = EventIds::new(n_event_ids);
     let mut records = Records::open(dir, Position::START, None)?;
-    let (mut n_records, mut followed) = (0, 0);
+    let (mut n_records, mut followed, mut n_deleted_users) = (0, 0, 0);
     while let Some(payload) = records.advance()? {
         n_records += 1;
         followed = peek_followed(payload).unwrap_or(followed).max(followed);
+        n_deleted_users += u64::from(tells_of_deleted(payload));
         if let Some(event_id) = peek_event_id(payload) {
             ids.insert(event_id);
         }
     }
-    let opened = Opened { n_records, cut_bytes: records.n_torn_bytes(), followed };
+    let cut_bytes = records.n_torn_bytes();
+    let opened = Opened { n_records, cut_bytes, followed, n_deleted_users };
     Ok((ids, records.reached(), opened))
 }
 
@@ -415,6 +419,15 @@ fn peek_event_id(payload: &[u8]) -> Option<&str> {
     match postcard::take_from_bytes::<(u32, Option<&str>)>(payload) {
         Ok(((0, event_id), _)) => event_id,
         _ => None,
+    }
+}
+
+/// Whether a record deletes a user by name.
+fn tells_of_deleted(payload: &[u8]) -> bool {
+    const VARIANT: u32 = 4;
+    match postcard::take_from_bytes::<(u32, &str)>(payload) {
+        Ok(((VARIANT, id), _)) => !compact::is_erased(id),
+        _ => false,
     }
 }
 
@@ -463,5 +476,6 @@ mod tests {
         assert_eq!((peek_followed(&mark), peek_event_id(&mark)), (Some(7 << 40), None));
         let user = postcard::to_stdvec(&Record::DeleteUser { id: "u".into() }).unwrap();
         assert_eq!(peek_followed(&user), None);
+        assert!(tells_of_deleted(&user) && !tells_of_deleted(&mark));
     }
 }

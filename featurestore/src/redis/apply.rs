@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use super::keys::{Keys, LOADED};
 use super::near::Known;
 use super::nodes::{Command, RedisError};
-use super::packed::{Noted, Stamp, Tail, pack_base, pack_record};
+use super::packed::{Change, Noted, Stamp, Tail, pack_base, pack_record};
 use super::{Generation, RedisStore, Wanted};
 use crate::ids::UserId;
 use crate::plan::FeaturePlan;
@@ -109,8 +109,22 @@ impl Working {
         })
     }
 
-    /// Folds `noted` into every value that does not know it.
-    fn fold(&mut self, noted: &Noted, plan: &FeaturePlan) {
+    /// Folds `change` into every value that does not know it.
+    fn fold(&mut self, change: &Change, plan: &FeaturePlan) {
+        match change {
+            Change::Event(noted) => self.fold_event(noted, plan),
+            Change::Forget { stamp, user } => {
+                let user = self.user(*user, plan);
+                if user.read < *stamp || *stamp == 0 {
+                    let (state, tail) = (UserState::empty(plan), Tail::default());
+                    user.value = UserValue { state, tail, is_folded: true };
+                    user.folded = Some(*stamp);
+                }
+            }
+        }
+    }
+
+    fn fold_event(&mut self, noted: &Noted, plan: &FeaturePlan) {
         let event = &noted.event;
         if self.user(event.user, plan).read >= noted.stamp && noted.stamp > 0 {
             return;
@@ -154,16 +168,16 @@ impl UserValue {
 }
 
 impl RedisStore {
-    /// Folds `events`, which are in the order of the shared log, into every value that does not know them yet. When this
+    /// Folds `changes`, which are in the order of the shared log, into every value that does not know them yet. When this
     /// returns they are in all of them.
     ///
     /// # Errors
-    /// If Redis does not answer; some values know the events then, and the call may be repeated.
-    pub fn apply(&self, events: &[Noted]) -> Result<(), RedisError> {
-        let Some(last) = events.last().map(|noted| noted.stamp) else { return Ok(()) };
+    /// If Redis does not answer; some values know the changes then, and the call may be repeated.
+    pub fn apply(&self, changes: &[Change]) -> Result<(), RedisError> {
+        let Some(last) = changes.last().map(Change::stamp) else { return Ok(()) };
         for _ in 0..MAX_TRIES {
-            let mut working = self.read_values(events)?;
-            events.iter().for_each(|noted| working.fold(noted, &self.plan));
+            let mut working = self.read_values(changes)?;
+            changes.iter().for_each(|change| working.fold(change, &self.plan));
             if self.write_records(&working)? && self.write_users(&working)? {
                 self.keep_near(working);
                 return self.raise_applied(last);
@@ -174,12 +188,13 @@ impl RedisStore {
         )))
     }
 
-    fn read_values(&self, events: &[Noted]) -> Result<Working, RedisError> {
+    fn read_values(&self, changes: &[Change]) -> Result<Working, RedisError> {
         let until = Instant::now() + ROUND_TRIP;
         let mut working = Working::default();
         let (mut users, mut records) = (Vec::new(), Vec::new());
-        for noted in events {
-            users.push(noted.event.user);
+        for change in changes {
+            users.push(change.user());
+            let Change::Event(noted) = change else { continue };
             records.push(Wanted::Item(noted.event.item));
             for (i, (field, _)) in self.plan.fields.iter().enumerate() {
                 records.extend(noted.codes_of(*field).map(|code| Wanted::Field(i as u8, code)));
@@ -324,19 +339,18 @@ impl RedisStore {
         self.nodes.run_one(command, Instant::now() + ROUND_TRIP).map(|_| ())
     }
 
-    /// Folds what `events` gives to its argument, writes it as the generation that `events` returns, has it read from now on,
+    /// Folds what `changes` gives to its argument, writes it as the generation that `changes` returns, has it read from now on,
     /// and removes the values of its other generations, and those of all plans that are not in `keep`, if it says so. Cost: all of it in memory.
     ///
     /// # Errors
     /// If Redis does not answer; what was written then is not read by anybody.
     pub fn load(
         &self,
-        events: impl FnOnce(&mut dyn FnMut(Noted)) -> Generation,
+        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Generation,
         keep: Option<&[String]>,
     ) -> Result<Generation, RedisError> {
         let mut working = Working::default();
-        let generation =
-            &events(&mut |noted| working.fold(&Noted { stamp: 0, ..noted }, &self.plan));
+        let generation = &changes(&mut |change| working.fold(&change.unstamped(), &self.plan));
         let keys = Keys { generation: generation.name.clone(), ..self.keys() };
         let mut commands = Vec::new();
         for (key, record) in &working.records {

@@ -97,6 +97,45 @@ pub struct Noted {
     pub codes: Vec<(u8, u32)>,
 }
 
+/// What the shared log changes in the features.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An event counts.
+    Event(Noted),
+    /// What is known of a user is forgotten.
+    Forget {
+        /// The entry that says so.
+        stamp: Stamp,
+        /// The user.
+        user: UserId,
+    },
+}
+
+impl Change {
+    /// The entry that it came with.
+    pub fn stamp(&self) -> Stamp {
+        match self {
+            Self::Event(Noted { stamp, .. }) | Self::Forget { stamp, .. } => *stamp,
+        }
+    }
+
+    /// Whom it changes.
+    pub(super) fn user(&self) -> UserId {
+        match self {
+            Self::Event(noted) => noted.event.user,
+            Self::Forget { user, .. } => *user,
+        }
+    }
+
+    /// The same, by an entry before the first.
+    pub(super) fn unstamped(self) -> Self {
+        match self {
+            Self::Event(noted) => Self::Event(Noted { stamp: 0, ..noted }),
+            Self::Forget { user, .. } => Self::Forget { stamp: 0, user },
+        }
+    }
+}
+
 impl Noted {
     /// The codes of the field at `position`.
     pub(super) fn codes_of(&self, position: usize) -> impl Iterator<Item = u32> + '_ {

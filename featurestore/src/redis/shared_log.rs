@@ -111,6 +111,17 @@ impl SharedLog {
         self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT).map(|_| ())
     }
 
+    /// Removes the entries up to `stamp`.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn forget_until(&self, stamp: Stamp) -> Result<(), RedisError> {
+        let mut cmd = ::redis::cmd("XTRIM");
+        cmd.arg(&self.stream).arg("MINID").arg(id_of(stamp + 1));
+        let command = Command::new(&self.stream, &cmd);
+        self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT).map(|_| ())
+    }
+
     /// Whether entries behind `stamp` are not in the stream any more.
     ///
     /// # Errors

@@ -12,7 +12,8 @@ use featurestore::{ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
 use serde::Serialize;
 
-use super::impressions::{Impression, ShownItem};
+use super::explain::Explanation;
+use super::impressions::{Asked, Impression, ShownItem};
 use super::metrics::Metrics;
 use super::problem::{Fault, Problem};
 use super::reasons::{Reason, Reasons};
@@ -38,6 +39,8 @@ struct AnsweredItem {
     sources: Vec<String>,
     reasons: Vec<Reason>,
     fields: BTreeMap<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
 }
 
 /// Milliseconds, in thousandths.
@@ -130,7 +133,7 @@ impl Question {
     /// # Errors
     /// If the release has no such scenario, field or list.
     pub(super) fn answer(
-        mut self,
+        self,
         scratch: &mut Scratch,
         metrics: &Metrics,
     ) -> Result<Answered, Problem> {
@@ -141,7 +144,7 @@ impl Question {
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
         let (mut exclude, unknown) = resolve(&pipeline, &self.request.exclude_ids);
         missing_ids.extend(unknown);
-        exclude.append(&mut self.leave_out);
+        exclude.extend(&self.leave_out);
         let (seeds, unknown) = resolve(&pipeline, &self.request.seed_items);
         missing_ids.extend(unknown);
         let query = Query {
@@ -152,6 +155,7 @@ impl Question {
             exclude,
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             seed: self.seed,
+            served: self.served(&scenario),
             deadline: Some(self.deadline(&scenario)),
         };
         let outcome = match &self.origin {
@@ -206,6 +210,12 @@ impl Question {
             let message = format!("no placement of the release has a source of kind `{name}`");
             Problem::unprocessable("no_such_source", vec![Fault::new("", message)])
         })
+    }
+
+    /// What the user was shown lately, if the placement minds.
+    fn served(&self, scenario: &ScenarioPlan) -> Vec<(ItemId, Timestamp)> {
+        let user = scenario.rerank.hide_served.as_ref().and_then(|_| self.request.user_name());
+        user.map(|user| self.engine.served.of(&user)).unwrap_or_default()
     }
 
     /// What impressions call the placement.
@@ -267,7 +277,16 @@ impl Question {
             why.extend(reasons.iter().flat_map(|reasons| reasons.of(shown.item, &sources)));
             let (id, fields) = self.describe(shown);
             let names = sources.iter().map(|source| scenario.sources[*source].name.clone());
-            AnsweredItem { id, score: shown.score, sources: names.collect(), reasons: why, fields }
+            let explanation = (self.request.explain == Explain::Full)
+                .then(|| Explanation::new(&self.pipeline, scenario, shown.item, outcome, scratch));
+            AnsweredItem {
+                id,
+                score: shown.score,
+                sources: names.collect(),
+                reasons: why,
+                fields,
+                explanation,
+            }
         };
         outcome.slate.shown.iter().map(item).collect()
     }
@@ -285,6 +304,22 @@ impl Question {
             let fields = self.request.return_fields.iter().filter_map(value).collect();
             (items.names().name(shown.item.0).unwrap_or_default().to_owned(), fields)
         })
+    }
+
+    /// What the answer depends on besides who asks, when, and where.
+    fn asked(&self) -> Asked {
+        let left_out = self.pipeline.store().view(|view| {
+            let name = |item: &ItemId| view.items().names().name(item.0).map(String::from);
+            self.leave_out.iter().filter_map(name).collect::<Vec<_>>()
+        });
+        Asked {
+            n: self.request.n,
+            seed: self.seed,
+            exclude_ids: self.request.exclude_ids.iter().cloned().chain(left_out).collect(),
+            seed_items: self.request.seed_items.clone(),
+            filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
+            diversity: self.request.diversity,
+        }
     }
 
     fn impression(
@@ -307,6 +342,7 @@ impl Question {
             session_id: self.request.session_id.clone(),
             scenario: self.placement(scenario),
             release: self.pipeline.release().manifest.id.clone(),
+            asked: self.asked(),
             items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
         }
     }
@@ -327,10 +363,11 @@ fn count(metrics: &Metrics, scenario: &ScenarioPlan, outcome: &Outcome, steps: &
 }
 
 /// What metrics call a rule of the last stage.
-fn name_of(rule: Rule) -> &'static str {
+pub(super) fn name_of(rule: Rule) -> &'static str {
     match rule {
         Rule::Boosts => "boosts",
         Rule::Freshness => "freshness",
+        Rule::HideServed => "hide_served",
         Rule::Pins => "pins",
         Rule::Diversity => "diversity",
         Rule::Caps => "caps",

@@ -37,7 +37,7 @@ const DEFAULT_PAGE: usize = 100;
 
 /// What a catalogue is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Items,
     Users,
 }
@@ -86,7 +86,7 @@ impl Kind {
         }
     }
 
-    fn delete(self, id: &str) -> Record {
+    pub(super) fn delete(self, id: &str) -> Record {
         match self {
             Self::Items => Record::DeleteItem { id: id.into() },
             Self::Users => Record::DeleteUser { id: id.into() },
@@ -103,6 +103,11 @@ impl Kind {
             }
             Self::Users => Record::User(UserRecord { id, fields }),
         }
+    }
+
+    /// Whether anything is known of the one called `id`, which was not deleted.
+    pub(super) fn is_known(self, store: &EmbeddedStore, id: &str) -> bool {
+        self.read(store, id).is_some()
     }
 
     /// What is known of the one called `id`; `None` if nobody knows it, or it was deleted.
@@ -173,7 +178,7 @@ impl Kind {
         if faults.is_empty() { Ok(entity) } else { Err(faults) }
     }
 
-    fn not_found(self, id: &str) -> Problem {
+    pub(super) fn not_found(self, id: &str) -> Problem {
         let code = match self {
             Self::Items => "unknown_item",
             Self::Users => "unknown_user",
@@ -188,7 +193,7 @@ fn invalid(faults: Vec<Fault>) -> Problem {
 }
 
 /// The id in the path.
-fn checked(id: web::Path<String>) -> Result<String, Problem> {
+pub(super) fn checked(id: web::Path<String>) -> Result<String, Problem> {
     let id = id.into_inner();
     check_id(&id).map_err(|reason| invalid(vec![Fault::new("/id", reason)]))?;
     Ok(id)
@@ -290,7 +295,7 @@ fn merge(target: &mut serde_json::Value, patch: Map<String, serde_json::Value>) 
     }
 }
 
-/// `DELETE /v1/items/{id}`.
+/// `DELETE /v1/items/{id}`; users are [erased](super::erase).
 pub(super) async fn delete(
     engine: web::Data<Engine>,
     http: HttpRequest,

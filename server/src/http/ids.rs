@@ -53,13 +53,23 @@ pub(super) struct RecommendationIds {
 
 impl RecommendationIds {
     /// A new name, and the seed of the answer's exploration, which is the first half of the name: so an answer can be
-    /// made again.
+    /// made again. In the other half is its time, by which it is found.
     pub(super) fn next(&self, now: Timestamp) -> (String, u64) {
         let n = self.counter.fetch_add(1, Ordering::Relaxed);
         let half = |half: u8| self.keys.hash_one((n, now, half));
         let (first, second) = (half(0), half(1));
-        (format!("{first:016x}{second:016x}"), first)
+        (format!("{first:016x}{:012x}{:04x}", now.0 & TIME_BITS, second & 0xffff), first)
     }
+}
+
+/// Of the time of an answer, so much is in its name: milliseconds until the year 10889.
+const TIME_BITS: i64 = (1 << 48) - 1;
+
+/// The time of the answer called `id`, if that is such a name.
+pub(super) fn time_of(id: &str) -> Option<Timestamp> {
+    let is_name = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let digits = id.get(16..28).filter(|_| is_name)?;
+    i64::from_str_radix(digits, 16).ok().map(Timestamp)
 }
 
 #[cfg(test)]
@@ -74,6 +84,10 @@ mod tests {
         assert_ne!(first, second);
         assert_eq!(u64::from_str_radix(&first[..16], 16), Ok(seed));
         assert_eq!(first.len(), 32);
+        assert_eq!(time_of(&first), Some(Timestamp(1)));
+        for id in ["", "x", &"\u{e9}".repeat(16), &"g".repeat(32)] {
+            assert_eq!(time_of(id), None, "{id}");
+        }
     }
 
     #[test]

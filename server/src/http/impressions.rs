@@ -4,21 +4,23 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use engine::filter::Filter;
+use featurestore::history::SESSION_USER;
 use featurestore::{Span, Timestamp};
 use prometheus_client::metrics::counter::Counter;
 use reranking::Propensity;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a user was shown by one answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Impression {
     /// Name of the answer.
     pub(super) recommendation_id: String,
@@ -32,23 +34,70 @@ pub(super) struct Impression {
     pub(super) scenario: String,
     /// By which release.
     pub(super) release: String,
+    /// What was asked for besides.
+    #[serde(default)]
+    pub(super) asked: Asked,
     /// What, from the top.
     pub(super) items: Vec<ShownItem>,
 }
 
 /// One item of an [`Impression`].
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct ShownItem {
     /// The item.
     pub(super) id: String,
     /// Where it stood, from 0.
     pub(super) position: usize,
-    /// Its score.
+    /// Its score; NaN for a newcomer that was not ranked.
+    #[serde(deserialize_with = "nan_for_null")]
     pub(super) score: f32,
     /// What proposed it.
     pub(super) sources: Vec<String>,
     /// The probability that it was shown there.
     pub(super) propensity: Propensity,
+}
+
+/// What an answer depends on besides who asks, when, and where: so it can be made again.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    /// Items that were wanted.
+    pub(super) n: usize,
+    /// Start of the random sequence.
+    pub(super) seed: u64,
+    /// What was left out, the pages before included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) exclude_ids: Vec<String>,
+    /// What the list started from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) seed_items: Vec<String>,
+    /// What was allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) filter: Option<Arc<Filter>>,
+    /// How diverse the list was to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) diversity: Option<f32>,
+}
+
+fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f32::NAN))
+}
+
+impl Impression {
+    /// The name of the user, or what stands for the session of one without.
+    pub(super) fn user(&self) -> Option<String> {
+        let session = || Some(format!("{SESSION_USER}{}", self.session_id.as_deref()?));
+        self.user_id.clone().or_else(session)
+    }
+}
+
+/// What the thread that writes is told.
+enum Message {
+    Impression(Box<Impression>),
+    /// Everything is to be in the files when this is answered.
+    Flush(SyncSender<()>),
+    /// Everything of these users, named as [`Impression::user`] does, is to be removed; answered is how much that was.
+    Erase(Vec<String>, SyncSender<io::Result<usize>>),
 }
 
 /// Impressions that may wait to be written; further ones are dropped and counted.
@@ -59,7 +108,8 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 
 /// Where impressions are handed over to the thread that writes them.
 pub(super) struct ImpressionLog {
-    queue: Mutex<Option<SyncSender<Impression>>>,
+    dir: PathBuf,
+    queue: Mutex<Option<SyncSender<Message>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     dropped: Counter,
 }
@@ -77,22 +127,89 @@ impl ImpressionLog {
         dropped: Counter,
     ) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let (queue, impressions) = sync_channel(QUEUE);
+        let (queue, messages) = sync_channel(QUEUE);
         let mut writer = Writer { dir: dir.into(), keep, day: None, dropped: dropped.clone() };
         writer.remove_old(&day_of(now));
         let writer = std::thread::Builder::new()
             .name("impressions".into())
-            .spawn(move || writer.run(&impressions))
+            .spawn(move || writer.run(&messages))
             .context("cannot start a thread")?;
-        Ok(Self { queue: Mutex::new(Some(queue)), writer: Mutex::new(Some(writer)), dropped })
+        let (queue, writer) = (Mutex::new(Some(queue)), Mutex::new(Some(writer)));
+        Ok(Self { dir: dir.into(), queue, writer, dropped })
     }
 
     /// Has `impression` written, or drops and counts it if too many are waiting. Never blocks.
     pub(super) fn offer(&self, impression: Impression) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.as_ref().is_none_or(|queue| queue.try_send(impression).is_err()) {
+        if queue
+            .as_ref()
+            .is_none_or(|queue| queue.try_send(Message::Impression(Box::new(impression))).is_err())
+        {
             self.dropped.inc();
         }
+    }
+
+    /// Tells the thread that writes, and waits for its answer; `None` once the log is closed. May block.
+    fn ask<T>(&self, message: impl FnOnce(SyncSender<T>) -> Message) -> Option<T> {
+        let (reply, answer) = sync_channel(1);
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        queue?.send(message(reply)).ok()?;
+        answer.recv().ok()
+    }
+
+    /// The impression of the answer called `id`, which was made at `time`, if it is in the log. May block.
+    ///
+    /// # Errors
+    /// If the file of that day cannot be read.
+    pub(super) fn find(&self, id: &str, time: Timestamp) -> io::Result<Option<Impression>> {
+        self.ask(Message::Flush);
+        let file = match File::open(self.dir.join(format!("{}.jsonl", day_of(time)))) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        for line in BufReader::new(file).lines() {
+            let line = line?;
+            if line.contains(id)
+                && let Ok(impression) = serde_json::from_str::<Impression>(&line)
+                && impression.recommendation_id == id
+            {
+                return Ok(Some(impression));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Calls `look` with every impression since `from`, the oldest first. Lines that are none are passed over.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub(super) fn since(
+        &self,
+        from: Timestamp,
+        mut look: impl FnMut(Impression),
+    ) -> io::Result<()> {
+        let first = day_of(from);
+        for day in days(&self.dir).into_iter().filter(|day| *day >= first) {
+            let file = File::open(self.dir.join(format!("{day}.jsonl")))?;
+            for line in BufReader::new(file).lines() {
+                if let Ok(impression) = serde_json::from_str::<Impression>(&line?)
+                    && impression.time >= from
+                {
+                    look(impression);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the impressions of `users`; returns how many there were. May block.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written, or the log is closed.
+    pub(super) fn erase(&self, users: Vec<String>) -> io::Result<usize> {
+        let erased = self.ask(|reply| Message::Erase(users, reply));
+        erased.unwrap_or_else(|| Err(io::Error::other("the impression log is closed")))
     }
 
     /// Writes what is waiting; later impressions are dropped.
@@ -119,10 +236,18 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(&mut self, impressions: &Receiver<Impression>) {
+    fn run(&mut self, messages: &Receiver<Message>) {
         loop {
-            match impressions.recv_timeout(FLUSH_AFTER) {
-                Ok(impression) => self.write_counted(&impression),
+            match messages.recv_timeout(FLUSH_AFTER) {
+                Ok(Message::Impression(impression)) => self.write_counted(&impression),
+                // Who asked may not wait any more.
+                Ok(Message::Flush(reply)) => {
+                    self.flush();
+                    let _ = reply.send(());
+                }
+                Ok(Message::Erase(users, reply)) => {
+                    let _ = reply.send(self.erase(&users));
+                }
                 Err(RecvTimeoutError::Timeout) => self.flush(),
                 Err(RecvTimeoutError::Disconnected) => return self.flush(),
             }
@@ -158,6 +283,32 @@ impl Writer {
         }
     }
 
+    fn erase(&mut self, users: &[String]) -> io::Result<usize> {
+        self.flush();
+        self.day = None;
+        let mut n_erased = 0;
+        for day in days(&self.dir) {
+            let path = self.dir.join(format!("{day}.jsonl"));
+            let aside = self.dir.join(format!("{day}.writing"));
+            let (mut kept, mut n) = (BufWriter::new(File::create(&aside)?), 0);
+            for line in BufReader::new(File::open(&path)?).lines() {
+                let line = line?;
+                let user = serde_json::from_str::<Impression>(&line).ok().and_then(|it| it.user());
+                match user.is_some_and(|user| users.contains(&user)) {
+                    true => n += 1,
+                    false => writeln!(kept, "{line}")?,
+                }
+            }
+            kept.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+            match n {
+                0 => fs::remove_file(&aside)?,
+                _ => fs::rename(&aside, &path)?,
+            }
+            n_erased += n;
+        }
+        Ok(n_erased)
+    }
+
     /// Removes the files whose day is longer than `keep` before `today`. One that cannot be removed now is tried again
     /// on the next day.
     fn remove_old(&self, today: &str) {
@@ -191,6 +342,7 @@ mod tests {
             session_id: None,
             scenario: "home".into(),
             release: "x".into(),
+            asked: Asked::default(),
             items: vec![ShownItem {
                 id: "a".into(),
                 position: 0,

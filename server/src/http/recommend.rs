@@ -58,11 +58,11 @@ pub(super) async fn answer(
     let job = move |scratch: &mut Scratch| question.answer(scratch, &shared.metrics);
     let mut answered = engine.pool.run(wish, job).await??;
     answered.answer.set_next_page(next_page(engine, page.as_ref(), &answered));
-    let Answered { answer, impression, .. } = answered;
+    let Answered { answer, impression, shown, .. } = answered;
     let mut response = HttpResponse::Ok().json(&answer);
     add_timing(&mut response, &answer.server_timing());
     if !dry_run {
-        engine.impressions.offer(impression);
+        engine.note_shown(impression, &shown);
     }
     Ok(response)
 }
@@ -168,10 +168,10 @@ pub(super) async fn batch(
     let mut responses = Vec::with_capacity(answered.len());
     for ((mut answered, page), dry_run) in answered.into_iter().zip(pages).zip(dry_runs) {
         answered.answer.set_next_page(next_page(&engine, page.as_ref(), &answered));
-        let Answered { answer, impression, .. } = answered;
+        let Answered { answer, impression, shown, .. } = answered;
         responses.push(answer);
         if !dry_run {
-            engine.impressions.offer(impression);
+            engine.note_shown(impression, &shown);
         }
     }
     Ok(HttpResponse::Ok().json(json!({ "responses": responses })))

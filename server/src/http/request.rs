@@ -142,7 +142,7 @@ impl Request {
             n: query.take("n", "a whole number").unwrap_or(default.n),
             filter: filter_of(&mut query)?,
             page_token: query.take("page_token", "a token"),
-            explain: query.take("explain", "none or reasons").unwrap_or(default.explain),
+            explain: query.take("explain", "none, reasons or full").unwrap_or(default.explain),
             deadline_ms: query.take("deadline_ms", "a whole number"),
             dry_run: query.take("dry_run", "true or false").unwrap_or(default.dry_run),
             ..default
@@ -176,12 +176,7 @@ impl Request {
     fn unsupported(&self) -> Vec<Fault> {
         let parts = [("/context", &self.context), ("/boosts", &self.boosts)];
         let used = parts.into_iter().filter(|(_, value)| !is_empty(value));
-        let mut faults: Vec<Fault> =
-            used.map(|(pointer, _)| Fault::new(pointer, "is not supported yet")).collect();
-        if self.explain == Explain::Full {
-            faults.push(Fault::new("/explain", "`full` is not supported yet, `reasons` is"));
-        }
-        faults
+        used.map(|(pointer, _)| Fault::new(pointer, "is not supported yet")).collect()
     }
 
     fn check_numbers(&self, faults: &mut Vec<Fault>) {
@@ -275,11 +270,18 @@ impl Request {
 
     /// The user, if known to the state: the one that is named, or the one that the session stands for.
     pub(super) fn user(&self, pipeline: &Pipeline) -> Option<UserId> {
-        let name = match (&self.user_id, &self.session_id) {
-            (Some(user), _) => user.clone(),
-            (None, Some(session)) => format!("{SESSION_USER}{session}"),
-            (None, None) => return None,
-        };
+        Self::user_named(pipeline, self.user_name())
+    }
+
+    /// The name of the user, or what stands for the session of one without.
+    pub(super) fn user_name(&self) -> Option<String> {
+        let session = || Some(format!("{SESSION_USER}{}", self.session_id.as_deref()?));
+        self.user_id.clone().or_else(session)
+    }
+
+    /// The user called `name`, if known to the state.
+    pub(super) fn user_named(pipeline: &Pipeline, name: Option<String>) -> Option<UserId> {
+        let name = name?;
         pipeline.store().view(|view| view.users().names().get(&name).map(UserId))
     }
 }
@@ -362,11 +364,9 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_rather_than_ignored() {
-        for (json, pointer) in [
-            (r#"{"context": {"device": "phone"}}"#, "/context"),
-            (r#"{"boosts": [1]}"#, "/boosts"),
-            (r#"{"explain": "full"}"#, "/explain"),
-        ] {
+        for (json, pointer) in
+            [(r#"{"context": {"device": "phone"}}"#, "/context"), (r#"{"boosts": [1]}"#, "/boosts")]
+        {
             let message = check(json).unwrap_err();
             assert!(message.contains("not_supported") && message.contains(pointer), "{message}");
         }

@@ -16,25 +16,37 @@ use engine::pipeline::{Pipeline, Query, Scratch};
 use engine::release::{Manifest, OpenReleaseError, Release};
 use engine::replica::{Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
-use engine::state::{Keeps, OpenStateError, State, log_folder, open_store, write_snapshot};
+use engine::state::{
+    Keeps, OpenStateError, State, compact_log, log_folder, open_store, write_snapshot,
+};
 use engine::stored_lists::{self, StoredLists};
 use featurestore::log::{
     AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
     ScanError,
 };
 use featurestore::redis::RedisError;
-use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
+use featurestore::{EmbeddedStore, ItemId, NamedEvent, Schema, Span, UserId};
 
 use super::ids::RecommendationIds;
-use super::impressions::ImpressionLog;
+use super::impressions::{Impression, ImpressionLog};
 use super::metrics::Metrics;
 use super::pages::PageTokens;
 use super::pool::Pool;
 use super::problem::Problem;
+use super::served::Served;
 use crate::causes::with_causes;
 
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
+
+/// What was shown longer ago than so many half-lives does not matter any more.
+const HALF_LIVES: i64 = 6;
+
+/// For how long a placement of `release` minds what was shown, at most; `None`: not at all.
+fn longest_half_life(release: &Release) -> Option<Span> {
+    let rules = release.scenarios.values().filter_map(|plan| plan.rerank.hide_served.as_ref());
+    rules.map(|rule| rule.half_life).max_by_key(|half_life| half_life.0)
+}
 
 /// How often it is looked whether there are new lists.
 const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
@@ -74,6 +86,8 @@ pub(super) struct Engine {
     pub(super) metrics: Metrics,
     /// What was shown.
     pub(super) impressions: ImpressionLog,
+    /// What users were shown lately.
+    pub(super) served: Served,
     /// How lists go on.
     pub(super) pages: PageTokens,
     /// Names for answers.
@@ -188,6 +202,7 @@ impl Engine {
             pool: Pool::start(server.workers, server.queue).context("cannot start the workers")?,
             metrics,
             impressions,
+            served: Served::new(),
             recommendation_ids: RecommendationIds::default(),
             shelf: Shelf::new(&config.data_dir),
             phase: RwLock::new(Phase::Loading),
@@ -213,12 +228,36 @@ impl Engine {
             StoreKind::Embedded => self.load_alone(&id, release)?,
             StoreKind::Redis => self.load_together(&release)?,
         }
+        if let Some(pipeline) = self.active() {
+            self.recall_served(&pipeline);
+        }
         self.start_reading_lists()?;
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Loading {
             *phase = Phase::Ready;
         }
         Ok(())
+    }
+
+    /// Logs `impression`, which shows `items`, and remembers them if a placement minds.
+    pub(super) fn note_shown(&self, impression: Impression, items: &[ItemId]) {
+        let pipeline = self.active();
+        let minds =
+            pipeline.is_some_and(|pipeline| longest_half_life(pipeline.release()).is_some());
+        if let Some(user) = impression.user().filter(|_| minds) {
+            self.served.note(&user, items, impression.time);
+        }
+        self.impressions.offer(impression);
+    }
+
+    /// Reads what users were shown lately from the impression log.
+    fn recall_served(&self, pipeline: &Pipeline) {
+        let Some(half_life) = longest_half_life(pipeline.release()) else { return };
+        let span = Span(half_life.0.saturating_mul(HALF_LIVES));
+        let recall = |impression: Impression| self.served.recall(&impression, pipeline);
+        if let Err(error) = self.impressions.since(self.clock.now().minus(span), recall) {
+            eprintln!("error: what was shown lately is not known: {error}");
+        }
     }
 
     /// Lists that were computed before for a placement, if there are any.
@@ -369,9 +408,16 @@ impl Engine {
     }
 
     fn open_log(&self) -> anyhow::Result<EventLog> {
-        let (log, opened) = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?;
+        let (mut log, opened) = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?;
         if opened.cut_bytes > 0 {
             eprintln!("{} bytes of an incomplete record were cut from the log", opened.cut_bytes);
+        }
+        if opened.n_deleted_users > 0 {
+            drop(log);
+            let compacted = compact_log(&self.config.data_dir)?;
+            let (users, records) = (compacted.n_users, compacted.n_records);
+            eprintln!("{records} records of {users} deleted users were taken out of the log");
+            log = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?.0;
         }
         Ok(log)
     }
@@ -541,6 +587,7 @@ impl Engine {
                         exclude: Vec::new(),
                         filter: None,
                         seed: 0,
+                        served: Vec::new(),
                         deadline: None,
                     };
                     pipeline.recommend(scenario, &query, &mut scratch);

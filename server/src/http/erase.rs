@@ -1,0 +1,79 @@
+//! `DELETE /v1/users/{id}`: what is known of a user is erased, and a receipt says what that was.
+
+use actix_web::{HttpResponse, web};
+use engine::state::log_folder;
+use engine::stored_lists;
+use featurestore::Timestamp;
+use featurestore::log::{EventLog, Position, Record, ScanError};
+use serde_json::json;
+
+use super::catalogue::{Kind, checked};
+use super::pool::block;
+use super::problem::Problem;
+use super::request::Request;
+use super::state::Engine;
+use crate::causes::with_causes;
+
+/// What the log tells of a user.
+#[derive(Default)]
+struct Trace {
+    n_events: usize,
+    first: Option<Timestamp>,
+}
+
+/// The events of the user called `id` in the log of `engine`, without those before an earlier erasure. Cost: a pass over
+/// the log.
+fn trace(engine: &Engine, id: &str) -> Result<Trace, ScanError> {
+    let mut trace = Trace::default();
+    for record in EventLog::reader(&log_folder(&engine.config.data_dir), Position::START)? {
+        match record? {
+            Record::Event(event) if event.user.as_deref() == Some(id) => {
+                trace.n_events += 1;
+                let first = trace.first.map_or(event.time, |first| first.min(event.time));
+                trace.first = Some(first);
+            }
+            Record::DeleteUser { id: deleted } if *deleted == *id => trace = Trace::default(),
+            _ => {}
+        }
+    }
+    Ok(trace)
+}
+
+/// `DELETE /v1/users/{id}`.
+pub(super) async fn delete(
+    engine: web::Data<Engine>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let id = checked(id)?;
+    let receipt = block(move || erase(&engine, &id)).await??;
+    Ok(HttpResponse::Ok().json(receipt))
+}
+
+fn erase(engine: &Engine, id: &str) -> Result<serde_json::Value, Problem> {
+    let pipeline = engine.pipeline()?;
+    if !Kind::Users.is_known(pipeline.store(), id) {
+        return Err(Kind::Users.not_found(id));
+    }
+    let failed = |error: &dyn std::error::Error| Problem::internal(with_causes(error));
+    let trace = trace(engine, id).map_err(|e| failed(&e))?;
+    let user = Request::user_named(&pipeline, Some(id.to_owned()));
+    let n_features = user.map_or(0, |user| pipeline.n_known_items(user));
+    let record = Kind::Users.delete(id);
+    engine.change(|_| Ok((vec![record], ())))?;
+    // From here on nothing new comes in about the user; what is left lies in files and caches.
+    engine.served.forget(id);
+    let n_impressions = engine.impressions.erase(vec![id.to_owned()]).map_err(|e| failed(&e))?;
+    let n_lists = stored_lists::erase(&engine.config.data_dir, id).map_err(|e| failed(&e))?;
+    engine.read_lists();
+    let (_, releases) = engine.releases().map_err(|e| failed(&e))?;
+    let trained_on = releases.into_iter().filter_map(|(name, manifest)| {
+        let until = manifest.ok()?.data.until;
+        trace.first.is_some_and(|first| first < until).then_some(name)
+    });
+    Ok(json!({
+        "erased": {
+            "events": trace.n_events, "impressions": n_impressions, "features": n_features, "lists": n_lists,
+        },
+        "releases_trained_on": trained_on.collect::<Vec<String>>(),
+    }))
+}

@@ -1,0 +1,253 @@
+//! Why an item is where it is: in an answer that is asked to say so, and afterwards, by the name of the answer.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::ContentType;
+use actix_web::{HttpRequest, HttpResponse, web};
+use engine::pipeline::{
+    Answer, Fate, ModelExplanation, Pipeline, Proposal, Query, Refused, Scratch,
+};
+use engine::release::ScenarioPlan;
+use featurestore::{ItemId, Timestamp};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::answer::name_of;
+use super::body::QueryParameters;
+use super::ids::{check_id, time_of};
+use super::impressions::{Impression, ShownItem};
+use super::observer::arrival;
+use super::pool::{Class, Wish, block};
+use super::problem::{Fault, Problem};
+use super::request::{Request, resolve};
+use super::state::Engine;
+
+/// How an item came to its place.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Explanation {
+    /// What each source of the placement did for it.
+    sources: Vec<ExplainedSource>,
+    /// Its rank before re-ranking, from 1; none if it was no candidate.
+    rank: Option<usize>,
+    /// How many candidates there were.
+    n_candidates: usize,
+    /// What it was ranked by.
+    score: Option<f32>,
+    /// What the models made of it; empty if they were not asked.
+    models: Vec<ExplainedModel>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ExplainedSource {
+    source: String,
+    rank: Option<usize>,
+    score: Option<f32>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ExplainedModel {
+    model: String,
+    weight: f64,
+    score: f64,
+    base: f64,
+    contributions: Vec<Contribution>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Contribution {
+    feature: String,
+    /// None: it is missing.
+    value: Option<f32>,
+    contribution: f64,
+}
+
+impl From<Proposal> for ExplainedSource {
+    fn from(proposal: Proposal) -> Self {
+        let Proposal { source, rank, score } = proposal;
+        Self { source, rank, score }
+    }
+}
+
+impl From<ModelExplanation> for ExplainedModel {
+    fn from(explanation: ModelExplanation) -> Self {
+        let ModelExplanation { model, weight, score, base, features } = explanation;
+        let one = |(feature, value, contribution): (String, f32, f64)| Contribution {
+            feature,
+            value: Some(value).filter(|value| !value.is_nan()),
+            contribution,
+        };
+        let contributions =
+            features.into_iter().filter(|(.., part)| *part != 0.0).map(one).collect();
+        Self { model, weight, score, base, contributions }
+    }
+}
+
+impl Explanation {
+    /// That of `item` in `answer`, which was made last with `scratch`.
+    pub(super) fn new(
+        pipeline: &Pipeline,
+        scenario: &ScenarioPlan,
+        item: ItemId,
+        answer: &Answer,
+        scratch: &Scratch,
+    ) -> Self {
+        let sources = pipeline.proposals(scenario, item, scratch);
+        let ranked = pipeline.ranked(scenario, item, answer, scratch);
+        Self {
+            sources: sources.into_iter().map(Into::into).collect(),
+            rank: ranked.as_ref().map(|ranked| ranked.rank),
+            n_candidates: scratch.candidates.len(),
+            score: ranked.as_ref().map(|ranked| ranked.score),
+            models: ranked.into_iter().flat_map(|it| it.models).map(Into::into).collect(),
+        }
+    }
+}
+
+/// `GET /v1/recommendations/{id}/explain`: the answer is found in the impression log and made again as of its time, from
+/// the state as it is now.
+pub(super) async fn get(
+    engine: web::Data<Engine>,
+    http: HttpRequest,
+    path: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    let (id, arrived) = (path.into_inner(), arrival(&http));
+    let mut query = QueryParameters::read(&http, &["item_id"])?;
+    let item: Option<String> = query.take("item_id", "an id");
+    query.finish()?;
+    let checked = item.ok_or_else(|| "is missing".to_owned());
+    let checked = checked.and_then(|item| check_id(&item).map(|()| item));
+    let item = checked.map_err(|message| {
+        Problem::unprocessable("invalid_request", vec![Fault::new("/item_id", message)])
+    })?;
+    let pipeline = engine.pipeline()?;
+    let shared = engine.clone();
+    let (name, keep) = (id.clone(), engine.config.server.keep_impressions);
+    let found =
+        block(move || time_of(&name).map_or(Ok(None), |time| shared.impressions.find(&name, time)));
+    let found = found.await?.map_err(|e| Problem::internal(format!("impressions: {e}")))?;
+    let impression = found.ok_or_else(|| {
+        let detail = format!(
+            "no answer called {id} was logged within the last {keep}; a dry run is not logged"
+        );
+        Problem::new(StatusCode::NOT_FOUND, "unknown_recommendation", detail)
+    })?;
+    let until = arrived + std::time::Duration::from_secs(5);
+    let shared = engine.clone();
+    let job = move |scratch: &mut Scratch| explain(&shared, &pipeline, &impression, &item, scratch);
+    let explained = engine.pool.run(Wish { class: Class::Low, until }, job).await??;
+    Ok(HttpResponse::Ok().content_type(ContentType::json()).body(explained))
+}
+
+/// The answer to why an item is where it is.
+#[derive(Serialize)]
+struct Explained<'a> {
+    recommendation_id: &'a str,
+    item_id: &'a str,
+    time: Timestamp,
+    scenario: &'a str,
+    /// What answered.
+    release: &'a str,
+    /// What explains.
+    explained_by: &'a str,
+    /// How the item was shown, if it was.
+    shown: Option<&'a ShownItem>,
+    fate: Value,
+    #[serde(flatten)]
+    again: Option<Again>,
+}
+
+/// The answer, made again.
+#[derive(Serialize)]
+struct Again {
+    explanation: Explanation,
+    /// Whether it has the same items in the same order.
+    is_as_shown: bool,
+}
+
+fn explain(
+    engine: &Engine,
+    pipeline: &Pipeline,
+    impression: &Impression,
+    id: &str,
+    scratch: &mut Scratch,
+) -> Result<String, Problem> {
+    let Some(scenario) = pipeline.release().scenarios.get(&impression.scenario) else {
+        let message = format!(
+            "the answer is a list of {:?}, and those of a placement of the release in service alone are explained",
+            impression.scenario
+        );
+        return Err(Problem::unprocessable("not_explained", vec![Fault::new("", message)]));
+    };
+    let mut explained = Explained {
+        recommendation_id: &impression.recommendation_id,
+        item_id: id,
+        time: impression.time,
+        scenario: &impression.scenario,
+        release: &impression.release,
+        explained_by: &pipeline.release().manifest.id,
+        shown: impression.items.iter().find(|item| item.id == id),
+        fate: json!({ "stage": "catalogue", "reason": "unknown_item" }),
+        again: None,
+    };
+    let (named, _) = resolve(pipeline, std::slice::from_ref(&id.to_owned()));
+    if let Some(item) = named.first().copied() {
+        let query = query_of(engine, pipeline, impression);
+        let mut scenario = scenario.clone();
+        scenario.top = scenario.top.max(query.n);
+        let diversity = impression.asked.diversity;
+        scenario.rerank.diversity = diversity.unwrap_or(scenario.rerank.diversity);
+        let answer = pipeline.recommend(&scenario, &query, scratch);
+        explained.fate = in_words(&pipeline.fate(&scenario, &query, item, &answer, scratch));
+        explained.again = Some(Again {
+            explanation: Explanation::new(pipeline, &scenario, item, &answer, scratch),
+            is_as_shown: is_as_shown(pipeline, impression, &answer),
+        });
+    }
+    serde_json::to_string(&explained).map_err(|e| Problem::internal(e.to_string()))
+}
+
+/// The query that `impression` answered.
+fn query_of(engine: &Engine, pipeline: &Pipeline, impression: &Impression) -> Query {
+    let asked = &impression.asked;
+    let before = |(_, time): &(ItemId, Timestamp)| *time < impression.time;
+    let served = impression.user().map(|user| engine.served.of(&user)).unwrap_or_default();
+    Query {
+        user: Request::user_named(pipeline, impression.user()),
+        now: impression.time,
+        n: asked.n,
+        seeds: resolve(pipeline, &asked.seed_items).0,
+        exclude: resolve(pipeline, &asked.exclude_ids).0,
+        filter: asked.filter.clone(),
+        served: served.into_iter().filter(before).collect(),
+        seed: asked.seed,
+        deadline: None,
+    }
+}
+
+/// Whether the list that was made again is the one that was shown.
+fn is_as_shown(pipeline: &Pipeline, impression: &Impression, answer: &Answer) -> bool {
+    pipeline.store().view(|view| {
+        let names = view.items().names();
+        let again = answer.slate.shown.iter().map(|shown| names.name(shown.item.0));
+        again.eq(impression.items.iter().map(|ShownItem { id, .. }| Some(id.as_str())))
+    })
+}
+
+fn in_words(fate: &Fate) -> Value {
+    match fate {
+        Fate::Shown(shown) => json!({ "stage": "shown", "position": shown.position }),
+        Fate::Dropped { rule } => json!({ "stage": "rerank", "reason": name_of(*rule) }),
+        Fate::Outranked => json!({ "stage": "rerank", "reason": "outranked" }),
+        Fate::BelowTop { top } => json!({ "stage": "rank", "reason": "below_top", "top": top }),
+        Fate::Refused(refused) => {
+            let reason = match refused {
+                Refused::Unavailable => "unavailable",
+                Refused::Excluded => "excluded",
+                Refused::Filtered => "filter",
+                Refused::Seen => "hide_seen",
+            };
+            json!({ "stage": "filter", "reason": reason })
+        }
+        Fate::NotMerged => json!({ "stage": "retrieve", "reason": "beyond_quota" }),
+        Fate::NotRetrieved => json!({ "stage": "retrieve", "reason": "not_proposed" }),
+    }
+}

@@ -1,0 +1,107 @@
+//! A user who is erased is in no file any more.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tests::{Project, Redis, Shop};
+
+const USER: &str = "erase-me-please";
+
+/// The files below `folder` that hold the name.
+fn files_with_name(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it can be listed").path();
+        if path.is_dir() {
+            found.extend(files_with_name(&path));
+        } else {
+            let bytes = fs::read(&path).expect("it can be read");
+            if bytes.windows(USER.len()).any(|part| part == USER.as_bytes()) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// A trained project with a user who did something before it was trained, and who is asked for, listed and known.
+fn project() -> Project {
+    let project = Project::configured(&Shop::default());
+    let mut events = Shop::default().events_csv();
+    for (i, item) in ["i3", "i4", "only-theirs"].iter().enumerate() {
+        events += &format!("mine{i},purchase,{USER},visit,{item},{}\n", 1_710_000_000 + i);
+    }
+    project.write("events.csv", events);
+    project.run(["import", "--events", "events.csv", "--items", "items.csv"]).done();
+    project.run(["train"]).done();
+    project.run(["precompute", "--to-store"]).done();
+    project
+}
+
+#[test]
+fn an_erased_user_is_in_no_file_after_the_log_is_compacted() {
+    let project = project();
+    let data = project.path("cascade-data");
+    let server = project.serve();
+    let user = format!("/v1/users/{USER}");
+    server.put(&user, &json!({ "fields": {} })).json();
+    let event = json!({ "type": "view", "user_id": USER, "item_id": "i5" });
+    assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+    let question = json!({ "user_id": USER, "n": 10 });
+    server.post("/v1/recommend", &question).json();
+    server.post("/v1/recommend", &question).json();
+    let others = server.post("/v1/recommend", &json!({ "user_id": "u1" })).json();
+
+    let receipt = server.delete(&user).json();
+    let expected = json!({ "events": 4, "impressions": 2, "features": 4, "lists": 1 });
+    assert_eq!(receipt["erased"], expected, "{receipt}");
+    assert_eq!(receipt["releases_trained_on"], json!([others["release"]]));
+    assert_eq!(server.delete(&user).status, 404);
+    assert_eq!(server.get(&user).status, 404);
+    let cold = server.post("/v1/recommend", &json!({ "user_id": USER, "dry_run": true })).json();
+    assert!(cold["items"][0]["reasons"].to_string().contains("cold_user"), "{cold}");
+    assert_eq!(server.terminate().0, Some(0));
+    project.run(["verify-features"]).done();
+    assert!(!files_with_name(&data).is_empty(), "nothing was there to compact");
+
+    // The next server compacts the log, and ends with another snapshot.
+    let server = project.serve();
+    let cold = server.post("/v1/recommend", &json!({ "user_id": "u1" })).json();
+    assert_eq!(cold["release"], others["release"], "the release still fits the log");
+    let (status, stderr) = server.terminate();
+    assert_eq!(status, Some(0));
+    assert!(stderr.contains("records of 1 deleted users"), "{stderr}");
+    assert_eq!(files_with_name(&data), [PathBuf::new(); 0]);
+    project.run(["verify-features"]).done();
+    project.run(["train"]);
+    assert_eq!(files_with_name(&data), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn an_erased_user_is_not_in_redis_after_the_log_is_compacted() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project();
+    project.configure("store.kind", "redis");
+    project.configure("store.url", redis.url());
+    let (a, b) = (project.serve(), project.serve());
+    let event = json!({ "type": "view", "user_id": USER, "item_id": "i5" });
+    assert_eq!(a.post("/v1/events", &event).json()["accepted"], 1);
+    let receipt = a.delete(&format!("/v1/users/{USER}")).json();
+    assert_eq!(receipt["erased"]["features"], 4, "{receipt}");
+    let cold = b.post("/v1/recommend", &json!({ "user_id": USER, "dry_run": true })).json();
+    assert!(cold["items"][0]["reasons"].to_string().contains("cold_user"), "{cold}");
+    assert_eq!(project.run(["compact"]).status, Some(1), "servers run");
+    assert_eq!((a.terminate().0, b.terminate().0), (Some(0), Some(0)));
+    let compacted = project.run(["compact", "--json"]).done().json();
+    assert_eq!(compacted, json!({ "users": 1, "records": 5 }));
+    assert_eq!(files_with_name(&project.path("cascade-data")), [PathBuf::new(); 0]);
+    redis.ask("BGREWRITEAOF");
+    let everything = redis.everything();
+    assert!(everything.len() > 1_000);
+    assert!(!everything.windows(USER.len()).any(|part| part == USER.as_bytes()));
+    // The servers start again and know nobody of that name.
+    let server = project.serve();
+    let cold = server.post("/v1/recommend", &json!({ "user_id": USER, "dry_run": true })).json();
+    assert!(cold["items"][0]["reasons"].to_string().contains("cold_user"), "{cold}");
+}

@@ -1,0 +1,116 @@
+//! Why an item is where it is, and what was shown in vain makes way.
+
+use serde_json::{Value, json};
+use tests::{Project, Shop};
+
+fn ids(answer: &Value) -> Vec<String> {
+    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
+    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
+}
+
+/// The sum of what the features added, and the mean that they added to.
+fn sum(model: &Value) -> f64 {
+    let parts = model["contributions"].as_array().expect("there are contributions");
+    let part = |part: &Value| part["contribution"].as_f64().expect("a number");
+    model["base"].as_f64().expect("a number") + parts.iter().map(part).sum::<f64>()
+}
+
+#[test]
+fn contributions_sum_to_the_score_and_lost_items_name_their_stage() {
+    let project = Project::imported(&Shop::default());
+    project.configure("scenarios.home.rerank.hide_seen.events", vec!["view"]);
+    project.configure("scenarios.home.rerank.hide_seen.for", "1d");
+    let caps = toml::toml! { all = [{ field = "category", at_most = 1, within = 5 }] };
+    project.configure("scenarios.home.rerank.caps", caps["all"].clone());
+    project.configure("scenarios.home.top", 40);
+    project.run(["train"]).done();
+    let server = project.serve();
+    server.put("/v1/items/i5", &json!({ "fields": {}, "hidden": true })).json();
+    let viewed = json!({ "type": "view", "user_id": "u1", "item_id": "i11" });
+    assert_eq!(server.post("/v1/events", &viewed).json()["accepted"], 1);
+    let filter = json!({ "must_not": [{ "field": "category", "in": ["c3"] }] });
+    let question = json!({
+        "user_id": "u1", "n": 8, "explain": "full", "exclude_ids": ["i7"], "filter": filter,
+    });
+    let answer = server.post("/v1/recommend", &question).json();
+    let name = answer["recommendation_id"].as_str().expect("answers have names");
+    let why = |item: &str| {
+        server.get(&format!("/v1/recommendations/{name}/explain?item_id={item}")).json()
+    };
+    for (position, item) in answer["items"].as_array().expect("items").iter().enumerate() {
+        let inline = &item["explanation"];
+        let model = &inline["models"][0];
+        let score = item["score"].as_f64().expect("a number");
+        assert!((sum(model) - score).abs() < 1e-4 * score.abs().max(1.0), "{item}");
+        let after = why(item["id"].as_str().expect("an id"));
+        assert_eq!(after["fate"], json!({ "stage": "shown", "position": position }), "{after}");
+        assert_eq!(after["is_as_shown"], true, "{after}");
+        assert_eq!(after["explanation"], *inline);
+        assert_eq!(after["shown"]["position"], position);
+    }
+    // An item of every kind that is not there.
+    let mut stages: Vec<String> = Vec::new();
+    for i in 0..300 {
+        let item = format!("i{i}");
+        let fate = why(&item)["fate"].clone();
+        let fate = format!("{}/{}", fate["stage"], fate["reason"]).replace('"', "");
+        let expected = match i {
+            _ if ids(&answer).contains(&item) => Some("shown/null"),
+            5 => Some("filter/unavailable"),
+            7 => Some("filter/excluded"),
+            11 => Some("filter/hide_seen"),
+            i if i % 10 == 3 => Some("filter/filter"),
+            _ => None,
+        };
+        assert_eq!(expected.unwrap_or(&fate), fate, "{item}");
+        stages.push(fate);
+    }
+    stages.sort();
+    stages.dedup();
+    for stage in ["rank/below_top", "rerank/caps", "rerank/outranked"] {
+        assert!(stages.iter().any(|found| found == stage), "{stage} is not in {stages:?}");
+    }
+    assert_eq!(why("nothing")["fate"], json!({ "stage": "catalogue", "reason": "unknown_item" }));
+    for (path, status, code) in [
+        ("/v1/recommendations/no/explain?item_id=i1", 404, "unknown_recommendation"),
+        (&*format!("/v1/recommendations/{}/explain?item_id=i1", "0".repeat(32)), 404, "unknown"),
+        (&*format!("/v1/recommendations/{name}/explain"), 422, "/item_id: is missing"),
+    ] {
+        let refused = server.get(path);
+        assert_eq!(refused.status, status, "{}", refused.body);
+        assert!(refused.body.contains(code), "{}", refused.body);
+    }
+}
+
+#[test]
+fn what_was_shown_and_not_chosen_makes_way_also_after_a_restart() {
+    let project = Project::configured(&Shop::default());
+    project.configure("scenarios.home.rerank.hide_served.strength", 0.9);
+    project.configure("scenarios.home.rerank.hide_served.half_life", "7d");
+    project.run(["import", "--events", "events.csv", "--items", "items.csv"]).done();
+    project.run(["train"]).done();
+    let server = project.serve();
+    let dry = json!({ "user_id": "u1", "n": 5, "dry_run": true });
+    let first = ids(&server.post("/v1/recommend", &dry).json());
+    assert_eq!(ids(&server.post("/v1/recommend", &dry).json()), first, "a dry run shows nothing");
+    let shown = server.post("/v1/recommend", &json!({ "user_id": "u1", "n": 5 })).json();
+    assert_eq!(ids(&shown), first);
+    let second = ids(&server.post("/v1/recommend", &dry).json());
+    assert!(first.iter().all(|item| !second.contains(item)), "{first:?} {second:?}");
+    // Another user minds nothing.
+    let other = json!({ "user_id": "u2", "n": 5, "dry_run": true });
+    let others = ids(&server.post("/v1/recommend", &other).json());
+    // What is chosen has not been shown in vain.
+    let chosen = json!({ "type": "view", "user_id": "u1", "item_id": first[0] });
+    assert_eq!(server.post("/v1/events", &chosen).json()["accepted"], 1);
+    let all = json!({ "user_id": "u1", "n": 300, "dry_run": true });
+    let third = ids(&server.post("/v1/recommend", &all).json());
+    let place = |item: &String| third.iter().position(|other| other == item).expect("a place");
+    let places: Vec<usize> = first.iter().map(place).collect();
+    assert!(places[1..].iter().all(|other| places[0] < *other), "{first:?} {places:?}");
+    let last = ids(&server.post("/v1/recommend", &dry).json());
+    assert_eq!(server.terminate().0, Some(0));
+    let server = project.serve();
+    assert_eq!(ids(&server.post("/v1/recommend", &dry).json()), last);
+    assert_eq!(ids(&server.post("/v1/recommend", &other).json()), others);
+}
