@@ -244,6 +244,9 @@ pub enum Fsync {
 pub struct ServerConfig {
     /// Address and port; port 0 takes a free one.
     pub listen: String,
+    /// Address and port of the routes of administration, if they have one of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<String>,
     /// When the event log is flushed.
     pub fsync: Fsync,
     /// Threads that run the pipeline; 0: one for each core.
@@ -265,6 +268,7 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:8080".into(),
+            admin_listen: None,
             fsync: Fsync::default(),
             workers: 0,
             queue: 256,

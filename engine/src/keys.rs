@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hint::black_box;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,12 @@ pub struct ApiKey {
     pub sha256: KeyDigest,
     /// What it is good for. No scope includes another.
     pub scopes: BTreeSet<Scope>,
+    /// Requests a second that it may make on average; without it, as many as there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_second: Option<NonZeroU32>,
+    /// Requests that it may make at once; left out: as many as in a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<NonZeroU32>,
 }
 
 /// What a key may be good for.
@@ -88,12 +95,13 @@ impl KeyDigest {
     }
 }
 
-/// The scopes of `key`, if it is one of `keys`. All of them are compared, in constant time each.
-pub fn scopes_of<'a>(keys: &'a [ApiKey], key: &[u8]) -> Option<&'a BTreeSet<Scope>> {
+/// Which of `keys` is `key`, if it is one. All of them are compared, in constant time each.
+pub fn find(keys: &[ApiKey], key: &[u8]) -> Option<usize> {
     let digest = KeyDigest::of(key);
-    let matching =
-        |found, key: &'a ApiKey| if key.sha256.matches(&digest) { Some(key) } else { found };
-    keys.iter().fold(None, matching).map(|key| &key.scopes)
+    let matching = |found, (i, key): (usize, &ApiKey)| {
+        if key.sha256.matches(&digest) { Some(i) } else { found }
+    };
+    keys.iter().enumerate().fold(None, matching)
 }
 
 /// What is wrong with `keys`, if anything is: the place, what stands there, and why.
@@ -113,6 +121,9 @@ pub(crate) fn fault(keys: &[ApiKey]) -> Option<(String, String, &'static str)> {
         if key.scopes.is_empty() {
             return Some((at("scopes"), "[]".into(), "must not be empty"));
         }
+        if let Some(burst) = key.burst.filter(|_| key.per_second.is_none()) {
+            return Some((at("burst"), burst.to_string(), "needs `per_second`"));
+        }
     }
     None
 }
@@ -126,7 +137,8 @@ mod tests {
 
     fn key(name: &str, key: &str, scope: Scope) -> ApiKey {
         let sha256 = KeyDigest::of(key.as_bytes());
-        ApiKey { name: name.into(), sha256, scopes: [scope].into() }
+        let scopes = [scope].into();
+        ApiKey { name: name.into(), sha256, scopes, per_second: None, burst: None }
     }
 
     #[test]
@@ -139,12 +151,11 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_its_scopes_and_no_others() {
+    fn a_key_is_found_by_all_of_it() {
         let keys = [key("a", "abc", Scope::Read), key("b", "abd", Scope::Admin)];
-        assert_eq!(scopes_of(&keys, b"abc"), Some(&[Scope::Read].into()));
-        assert_eq!(scopes_of(&keys, b"abd"), Some(&[Scope::Admin].into()));
+        assert_eq!((find(&keys, b"abc"), find(&keys, b"abd")), (Some(0), Some(1)));
         for other in [&b""[..], b"ab", b"abcd", OF_ABC.as_bytes()] {
-            assert_eq!(scopes_of(&keys, other), None);
+            assert_eq!(find(&keys, other), None);
         }
     }
 

@@ -53,6 +53,9 @@ use crate::commands::UsageError;
 /// How long the head of a request may take to arrive.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Where administration is if others can reach the server and nothing else is said.
+const DEFAULT_ADMIN: &str = "127.0.0.1:8081";
+
 /// How long a connection without a request stays open.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
@@ -63,7 +66,7 @@ const DRAIN_SECONDS: u64 = 10;
 const BLOCKING_THREADS: usize = 16;
 
 /// Serves the active release of `config` at `listen` until the process is told to end, and then leaves everything on
-/// the disk. `listening` is called once, with the server's URL, when connections are accepted; `/health/ready` tells
+/// the disk. `listening` is called once, with the server's URL and that of its administration if that has one of its own, when connections are accepted; `/health/ready` tells
 /// when the release is loaded.
 ///
 /// # Errors
@@ -73,13 +76,20 @@ pub(crate) fn serve(
     config: &Config,
     listen: &str,
     clock: Clock,
-    listening: impl FnOnce(&str),
+    listening: impl FnOnce(&str, Option<&str>),
 ) -> anyhow::Result<()> {
-    let address = guarded_address(listen, !config.server.keys.is_empty())?;
+    let has_keys = !config.server.keys.is_empty();
+    let address = guarded_address(listen, has_keys)?;
+    let admin = config.server.admin_listen.as_deref().or_else(|| {
+        // What others can reach is not where a release is activated, unless that is wanted.
+        (!address.ip().is_loopback()).then_some(DEFAULT_ADMIN)
+    });
+    let admin = admin.map(|listen| guarded_address(listen, has_keys)).transpose()?;
     let engine = Arc::new(Engine::start(config, clock)?);
     rt::System::new().block_on(async {
-        let (server, address) = start(engine.clone(), address)?;
-        listening(&format!("http://{address}"));
+        let (server, address, admin) = start(engine.clone(), address, admin)?;
+        let url = |address: SocketAddr| format!("http://{address}");
+        listening(&url(address), admin.map(url).as_deref());
         run_until_told(&engine, server).await
     })?;
     engine.close()
@@ -102,13 +112,18 @@ fn guarded_address(listen: &str, has_keys: bool) -> anyhow::Result<SocketAddr> {
     addresses.first().copied().with_context(|| format!("{listen:?} has no address"))
 }
 
-fn start(engine: Arc<Engine>, address: SocketAddr) -> anyhow::Result<(Server, SocketAddr)> {
-    let data = web::Data::from(engine);
+/// The server, and the addresses that it was bound to.
+fn start(
+    engine: Arc<Engine>,
+    address: SocketAddr,
+    admin: Option<SocketAddr>,
+) -> anyhow::Result<(Server, SocketAddr, Option<SocketAddr>)> {
+    let data = web::Data::from(engine.clone());
     let app = move || {
         App::new().app_data(data.clone()).wrap(from_fn(observer::observe)).configure(routes)
     };
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let server = HttpServer::new(app)
+    let mut server = HttpServer::new(app)
         .workers(cores.div_ceil(2))
         .worker_max_blocking_threads(BLOCKING_THREADS)
         .client_request_timeout(HEAD_DEADLINE)
@@ -117,8 +132,13 @@ fn start(engine: Arc<Engine>, address: SocketAddr) -> anyhow::Result<(Server, So
         .disable_signals()
         .bind(address)
         .with_context(|| format!("cannot listen on {address}"))?;
-    let bound = server.addrs().first().copied().context("no address was bound")?;
-    Ok((server.run(), bound))
+    if let Some(admin) = admin {
+        server = server.bind(admin).with_context(|| format!("cannot listen on {admin}"))?;
+    }
+    let bound = server.addrs();
+    let first = bound.first().copied().context("no address was bound")?;
+    let admin = admin.and(bound.get(1)).map(|admin| *engine.admin.get_or_init(|| *admin));
+    Ok((server.run(), first, admin))
 }
 
 fn routes(config: &mut web::ServiceConfig) {
@@ -129,11 +149,11 @@ fn routes(config: &mut web::ServiceConfig) {
                 .route(web::post().to(events::post)),
         )
         .service(
-            resource("/v1/releases", "GET", Access::To(Scope::Admin))
+            resource("/v1/releases", "GET", Access::Administration)
                 .route(web::get().to(releases::list)),
         )
         .service(
-            resource("/v1/releases/{id}/activate", "POST", Access::To(Scope::Admin))
+            resource("/v1/releases/{id}/activate", "POST", Access::Administration)
                 .route(web::post().to(releases::activate)),
         )
         .configure(|config| {
@@ -166,7 +186,7 @@ fn list_routes(config: &mut web::ServiceConfig) {
             resource("/v1/recommend/batch", "POST", read).route(web::post().to(recommend::batch)),
         )
         .service(
-            resource("/v1/recommendations/{id}/explain", "GET", Access::To(Scope::Admin))
+            resource("/v1/recommendations/{id}/explain", "GET", Access::Administration)
                 .route(web::get().to(explain::get)),
         )
         .service(resource("/v1/popular", "GET", read).route(web::get().to(lists::popular)))

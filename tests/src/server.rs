@@ -15,6 +15,8 @@ pub struct Server {
     child: Child,
     /// Where it listens: `http://127.0.0.1:PORT`.
     pub url: String,
+    /// Where its administration is, if that has an address of its own.
+    pub admin: Option<String>,
     stderr: Option<JoinHandle<String>>,
 }
 
@@ -58,13 +60,15 @@ impl Server {
         // What else it prints must go somewhere.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         let address: Option<Value> = serde_json::from_str(&line).ok();
-        let url = address.and_then(|it| it["listening"].as_str().map(str::to_owned));
+        let text =
+            |name: &str| address.as_ref().and_then(|it| it[name].as_str().map(str::to_owned));
+        let (url, admin) = (text("listening"), text("admin"));
         let Some(url) = url else {
             let _ = child.kill();
             let _ = child.wait();
             panic!("the first line is {line:?}; stderr: {}", stderr.join().unwrap_or_default());
         };
-        let server = Self { child, url, stderr: Some(stderr) };
+        let server = Self { child, url, admin, stderr: Some(stderr) };
         server.wait_until_ready();
         server
     }
@@ -77,6 +81,15 @@ impl Server {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("the server does not become ready");
+    }
+
+    /// GET from the address of administration.
+    ///
+    /// # Panics
+    /// If it has none of its own.
+    pub fn get_admin(&self, path: &str) -> Answer {
+        let url = self.admin.as_ref().expect("administration has an address of its own");
+        answer(agent().get(format!("{url}{path}")).call()).expect("the server answers")
     }
 
     /// GET.

@@ -7,6 +7,7 @@ use serde_json::json;
 use tests::{Project, Redis, Shop};
 
 const USER: &str = "erase-me-please";
+const NONE: [PathBuf; 0] = [];
 
 /// The files below `folder` that hold the name.
 fn files_with_name(folder: &Path) -> Vec<PathBuf> {
@@ -72,10 +73,10 @@ fn an_erased_user_is_in_no_file_after_the_log_is_compacted() {
     let (status, stderr) = server.terminate();
     assert_eq!(status, Some(0));
     assert!(stderr.contains("records of 1 deleted users"), "{stderr}");
-    assert_eq!(files_with_name(&data), [PathBuf::new(); 0]);
+    assert_eq!(files_with_name(&data), NONE);
     project.run(["verify-features"]).done();
     project.run(["train"]);
-    assert_eq!(files_with_name(&data), [PathBuf::new(); 0]);
+    assert_eq!(files_with_name(&data), NONE);
 }
 
 #[test]
@@ -95,7 +96,7 @@ fn an_erased_user_is_not_in_redis_after_the_log_is_compacted() {
     assert_eq!((a.terminate().0, b.terminate().0), (Some(0), Some(0)));
     let compacted = project.run(["compact", "--json"]).done().json();
     assert_eq!(compacted, json!({ "users": 1, "records": 5 }));
-    assert_eq!(files_with_name(&project.path("cascade-data")), [PathBuf::new(); 0]);
+    assert_eq!(files_with_name(&project.path("cascade-data")), NONE);
     redis.ask("BGREWRITEAOF");
     let everything = redis.everything();
     assert!(everything.len() > 1_000);

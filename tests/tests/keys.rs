@@ -176,3 +176,48 @@ fn keys_that_cannot_be_are_refused_with_their_place() {
     with(&twice).refused(&["server.keys[1].name", "twice"]);
     with(&key(digest, "\"read\", \"events\"")).done();
 }
+
+#[test]
+fn administration_is_answered_at_its_own_address_alone() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    assert_eq!(server.admin, None);
+    assert_eq!(server.get("/v1/releases").status, 200);
+    drop(server);
+    project.configure("server.admin_listen", "127.0.0.1:0");
+    let server = project.serve();
+    assert_eq!(server.get_admin("/v1/releases").status, 200);
+    assert_eq!(server.get_admin("/v1/popular").status, 200);
+    for path in ["/v1/releases", "/v1/recommendations/x/explain?item_id=i1"] {
+        let answer = server.get(path);
+        assert_eq!((answer.status, &*code(&answer)), (404, "not_found"), "{path}");
+    }
+    assert_eq!(server.post("/v1/releases/x/activate", &json!({})).status, 404);
+    // Others can reach the first address: administration goes to this machine unasked.
+    drop(server);
+    add_keys(&project);
+    project.configure("server.admin_listen", "0.0.0.0:0");
+    let server = project.serve_at("0.0.0.0:0");
+    let admin = server.admin.as_ref().expect("it has its own");
+    assert!(admin.starts_with("http://0.0.0.0:"), "{admin}");
+}
+
+#[test]
+fn a_key_that_makes_too_many_requests_is_told_when_to_come_again() {
+    let project = Project::trained(&Shop::default());
+    let key = format!(
+        "name = \"shop\"\nsha256 = {:?}\nscopes = [\"read\"]\nper_second = 1\nburst = 5\n",
+        READER.1
+    );
+    let key = toml::Value::Table(key.parse().expect("it is TOML"));
+    project.configure("server.keys", vec![key]);
+    let server = project.serve();
+    let ask = || server.send("GET", "/v1/popular", &[("x-api-key", READER.0)], None);
+    let answers: Vec<Answer> = (0..20).map(|_| ask()).collect();
+    let n_answered = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((5..20).contains(&n_answered), "{n_answered}");
+    let refused = answers.iter().find(|answer| answer.status != 200).expect("there are some");
+    assert_eq!((refused.status, &*code(refused)), (429, "rate_limited"));
+    // Nobody else is kept waiting.
+    assert_eq!(server.get("/health/ready").status, 200);
+}

@@ -140,7 +140,7 @@ impl Demo {
             let ok = probe::check(workspace, &users)?;
             return Ok(if ok { Outcome::Done } else { Outcome::Failed });
         }
-        let listening = |url: &str| {
+        let listening = |url: &str, _: Option<&str>| {
             println!(
                 "listening on {url}; the clock goes on from the last event of the data. Try:\n"
             );

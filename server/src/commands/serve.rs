@@ -36,7 +36,8 @@ pub(crate) enum ClockKind {
 impl Serve {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
-        serve(&workspace, self.listen.as_deref(), self.clock, |url| announce(url, global.json))?;
+        let announce = |url: &str, admin: Option<&str>| announce(url, admin, global.json);
+        serve(&workspace, self.listen.as_deref(), self.clock, announce)?;
         Ok(Outcome::Done)
     }
 }
@@ -46,7 +47,7 @@ pub(crate) fn serve(
     workspace: &Workspace,
     listen: Option<&str>,
     clock: ClockKind,
-    listening: impl FnOnce(&str),
+    listening: impl FnOnce(&str, Option<&str>),
 ) -> anyhow::Result<()> {
     let clock = match clock {
         ClockKind::Wall => Clock::default(),
@@ -60,10 +61,12 @@ pub(crate) fn serve(
 }
 
 /// Prints the address, so that a program that waits for it sees it at once.
-fn announce(url: &str, as_json: bool) {
-    match as_json {
-        true => println!("{}", json!({ "listening": url })),
-        false => println!("listening on {url}"),
+fn announce(url: &str, admin: Option<&str>, as_json: bool) {
+    match (as_json, admin) {
+        (true, None) => println!("{}", json!({ "listening": url })),
+        (true, Some(admin)) => println!("{}", json!({ "listening": url, "admin": admin })),
+        (false, None) => println!("listening on {url}"),
+        (false, Some(admin)) => println!("listening on {url}, administration on {admin}"),
     }
     // Nobody may be reading any more; the server goes on all the same.
     let _ = std::io::stdout().flush();

@@ -6,7 +6,9 @@ use actix_web::http::header::{self, HeaderMap};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, web};
-use engine::keys::{Scope, scopes_of};
+use engine::keys::{ApiKey, Scope, find};
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::problem::Problem;
 use super::state::Engine;
@@ -20,8 +22,10 @@ pub(super) enum Access {
     Open,
     /// One scope, whatever the method.
     To(Scope),
-    /// Reading to GET, administration for everything else.
+    /// Reading to GET, changes by `admin` for everything else.
     ByMethod,
+    /// `admin`, and at the address of administration alone, if there is one.
+    Administration,
 }
 
 impl Access {
@@ -29,6 +33,7 @@ impl Access {
         match self {
             Self::Open => None,
             Self::To(scope) => Some(scope),
+            Self::Administration => Some(Scope::Admin),
             Self::ByMethod if method == Method::GET => Some(Scope::Read),
             Self::ByMethod => Some(Scope::Admin),
         }
@@ -54,6 +59,10 @@ fn refusal(access: Access, request: &ServiceRequest) -> Option<Problem> {
     let Some(engine) = request.app_data::<web::Data<Engine>>() else {
         return Some(Problem::internal("the server has no keys to compare with"));
     };
+    let address = request.app_config().local_addr();
+    if access == Access::Administration && engine.admin.get().is_some_and(|it| *it != address) {
+        return Some(Problem::of_status(StatusCode::NOT_FOUND));
+    }
     let keys = &engine.config.server.keys;
     if keys.is_empty() {
         return None;
@@ -61,12 +70,40 @@ fn refusal(access: Access, request: &ServiceRequest) -> Option<Problem> {
     let Some(key) = key_of(request.headers()) else {
         return unauthorized("a key is needed, as `Authorization: Bearer` or as `X-API-Key`");
     };
-    let Some(scopes) = scopes_of(keys, key) else { return unauthorized("the key is not known") };
-    if scopes.contains(&scope) {
-        return None;
+    let Some(i) = find(keys, key) else { return unauthorized("the key is not known") };
+    if keys[i].scopes.contains(&scope) {
+        return engine.limits.refusal(i);
     }
     let detail = format!("the key does not have the scope `{}`", scope.name());
     Some(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
+}
+
+/// How many requests keys may make.
+pub(super) struct Limits {
+    /// For each key; `None`: as many as there are.
+    of_key: Vec<Option<DefaultDirectRateLimiter>>,
+    clock: DefaultClock,
+}
+
+impl Limits {
+    /// Those of `keys`.
+    pub(super) fn new(keys: &[ApiKey]) -> Self {
+        let limit = |key: &ApiKey| {
+            let per_second = key.per_second?;
+            let quota = Quota::per_second(per_second);
+            Some(RateLimiter::direct(quota.allow_burst(key.burst.unwrap_or(per_second))))
+        };
+        Self { of_key: keys.iter().map(limit).collect(), clock: DefaultClock::default() }
+    }
+
+    /// Counts a request of the key numbered `i`, and refuses it if it is one too many.
+    fn refusal(&self, i: usize) -> Option<Problem> {
+        let early = self.of_key[i].as_ref()?.check().err()?;
+        let seconds = early.wait_time_from(self.clock.now()).as_secs_f64().ceil() as u64;
+        let detail = "the key makes more requests than it may";
+        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail);
+        Some(problem.retry_after(seconds.max(1)))
+    }
 }
 
 /// The key in `headers`.

@@ -13,6 +13,8 @@ pub(super) struct Problem {
     code: &'static str,
     detail: String,
     faults: Vec<Fault>,
+    /// After how many seconds another try may do better.
+    retry_after: u64,
 }
 
 /// What is wrong with one part of a request.
@@ -39,7 +41,12 @@ struct Details<'a> {
 impl Problem {
     /// One with the given status, a code for programs and words for people.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), faults: Vec::new() }
+        Self { status, code, detail: detail.into(), faults: Vec::new(), retry_after: 1 }
+    }
+
+    /// The same; another try may do better after so many seconds.
+    pub(super) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: seconds, ..self }
     }
 
     /// The request can be read, but is not possible.
@@ -95,7 +102,7 @@ impl Problem {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.insert_header((header::RETRY_AFTER, "1"));
+            response.insert_header((header::RETRY_AFTER, self.retry_after));
         }
         response.json(Details {
             r#type: "about:blank",

@@ -1,6 +1,7 @@
 //! What the routes share: the release in service, the live state, the log that feeds it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -29,6 +30,7 @@ use featurestore::{EmbeddedStore, ItemId, NamedEvent, Schema, Span, UserId};
 
 use super::ids::RecommendationIds;
 use super::impressions::{Impression, ImpressionLog};
+use super::keys::Limits;
 use super::metrics::Metrics;
 use super::pages::PageTokens;
 use super::pool::Pool;
@@ -80,6 +82,10 @@ pub(super) struct Engine {
     pub(super) schema: Schema,
     /// The time that it is.
     pub(super) clock: Clock,
+    /// How many requests keys may make.
+    pub(super) limits: Limits,
+    /// Where the routes of administration are answered; not set: wherever all others are.
+    pub(super) admin: OnceLock<SocketAddr>,
     /// The threads that run the pipeline.
     pub(super) pool: Pool,
     /// What is counted.
@@ -197,6 +203,8 @@ impl Engine {
         })?;
         Ok(Self {
             schema: config.schema(),
+            limits: Limits::new(&server.keys),
+            admin: OnceLock::new(),
             pages,
             clock,
             pool: Pool::start(server.workers, server.queue).context("cannot start the workers")?,
