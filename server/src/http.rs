@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod catalogue;
+mod docs;
 mod erase;
 mod events;
 mod explain;
@@ -16,6 +17,7 @@ mod keys;
 mod lists;
 mod metrics;
 mod observer;
+mod operations;
 mod pages;
 mod pool;
 mod problem;
@@ -37,14 +39,14 @@ use actix_web::dev::{Server, ServerHandle, ServiceFactory, ServiceRequest, Servi
 use actix_web::http::{StatusCode, header};
 use actix_web::middleware::from_fn;
 use actix_web::rt::signal::unix::{SignalKind, signal};
-use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, Resource, Route, rt, web};
+use actix_web::{App, Error, HttpRequest, HttpResponse, HttpServer, Resource, rt, web};
 use anyhow::{Context, anyhow, bail};
 use engine::clock::Clock;
 use engine::config::Config;
-use engine::keys::Scope;
 use tokio::sync::oneshot;
 
 use keys::Access;
+use operations::{Operation, operations};
 use problem::Problem;
 use state::Engine;
 
@@ -142,86 +144,30 @@ fn start(
 }
 
 fn routes(config: &mut web::ServiceConfig) {
-    config
-        .configure(list_routes)
-        .service(
-            resource("/v1/events", "POST", Access::To(Scope::Events))
-                .route(web::post().to(events::post)),
-        )
-        .service(
-            resource("/v1/releases", "GET", Access::Administration)
-                .route(web::get().to(releases::list)),
-        )
-        .service(
-            resource("/v1/releases/{id}/activate", "POST", Access::Administration)
-                .route(web::post().to(releases::activate)),
-        )
-        .configure(|config| {
-            let delete = web::delete().to(catalogue::delete);
-            catalogue_routes(config, "/v1/items", Access::ByMethod, delete);
-        })
-        .configure(|config| {
-            let delete = web::delete().to(erase::delete);
-            catalogue_routes(config, "/v1/users", Access::To(Scope::Admin), delete);
-        })
-        .service(resource("/health/live", "GET", Access::Open).route(web::get().to(health::live)))
-        .service(resource("/health/ready", "GET", Access::Open).route(web::get().to(health::ready)))
-        .service(
-            resource("/metrics", "GET", Access::To(Scope::Read))
-                .route(web::get().to(health::metrics)),
-        )
-        .default_service(web::to(not_found));
+    // The first that matches a path wins: those of one path are one resource.
+    let mut paths: Vec<(&str, Vec<Operation>)> = Vec::new();
+    for operation in operations() {
+        match paths.iter_mut().find(|(path, _)| *path == operation.path) {
+            Some((_, of_path)) => of_path.push(operation),
+            None => paths.push((operation.path, vec![operation])),
+        }
+    }
+    for (path, operations) in paths {
+        let allow = operations.iter().map(|it| it.method).collect::<Vec<_>>().join(", ");
+        let access = operations[0].access;
+        let mut resource = web::resource(path);
+        for operation in operations {
+            resource = resource.route(operation.route);
+        }
+        config.service(guarded(resource, allow, access));
+    }
+    config.default_service(web::to(not_found));
 }
 
-/// The routes that answer with lists.
-fn list_routes(config: &mut web::ServiceConfig) {
-    let read = Access::To(Scope::Read);
-    config
-        .service(
-            resource("/v1/recommend", "GET, POST", read)
-                .route(web::get().to(recommend::get))
-                .route(web::post().to(recommend::post)),
-        )
-        .service(
-            resource("/v1/recommend/batch", "POST", read).route(web::post().to(recommend::batch)),
-        )
-        .service(
-            resource("/v1/recommendations/{id}/explain", "GET", Access::Administration)
-                .route(web::get().to(explain::get)),
-        )
-        .service(resource("/v1/popular", "GET", read).route(web::get().to(lists::popular)))
-        .service(resource("/v1/trending", "GET", read).route(web::get().to(lists::trending)))
-        .service(resource("/v1/latest", "GET", read).route(web::get().to(lists::latest)))
-        .service(
-            resource("/v1/items/{id}/similar", "GET", read)
-                .route(web::get().to(lists::similar_to_one)),
-        )
-        .service(resource("/v1/similar", "POST", read).route(web::post().to(lists::similar)))
-        .service(resource("/v1/rank", "POST", read).route(web::post().to(lists::rank)));
-}
-
-/// The routes of the items or users at `path`.
-fn catalogue_routes(config: &mut web::ServiceConfig, path: &str, access: Access, delete: Route) {
-    config
-        .service(
-            resource(path, "GET, POST", access)
-                .route(web::get().to(catalogue::list))
-                .route(web::post().to(catalogue::post)),
-        )
-        .service(
-            resource(&format!("{path}/{{id}}"), "GET, PUT, PATCH, DELETE", access)
-                .route(web::get().to(catalogue::get))
-                .route(web::put().to(catalogue::put))
-                .route(web::patch().to(catalogue::patch))
-                .route(delete),
-        );
-}
-
-/// The routes of `path`, to which only the methods in `allow` lead, for those who have `access`. The observer gives
-/// errors their body.
-fn resource(
-    path: &str,
-    allow: &'static str,
+/// `resource`, which has the methods in `allow`, for those who have `access`. The observer gives errors their body.
+fn guarded(
+    resource: Resource,
+    allow: String,
     access: Access,
 ) -> Resource<
     impl ServiceFactory<
@@ -232,8 +178,10 @@ fn resource(
         InitError = (),
     > + use<>,
 > {
-    let resource = web::resource(path).default_service(web::to(move || async move {
-        HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, allow)).finish()
+    let resource = resource.default_service(web::to(move || {
+        let response =
+            HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, &*allow)).finish();
+        async move { response }
     }));
     resource.wrap(from_fn(move |request, next| keys::require(access, request, next)))
 }

@@ -11,6 +11,7 @@ use engine::release::ScenarioPlan;
 use featurestore::{ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::explain::Explanation;
 use super::impressions::{Asked, Impression, ShownItem};
@@ -21,30 +22,40 @@ use super::request::{Explain, Request, resolve};
 use super::state::Engine;
 
 /// The body of an answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Answer {
     recommendation_id: String,
     items: Vec<AnsweredItem>,
     next_page_token: Option<String>,
     release: String,
+    #[schema(value_type = Vec<String>)]
     degraded: Vec<&'static str>,
     timing_ms: TimingMs,
     missing_ids: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct AnsweredItem {
     id: String,
     score: f32,
     sources: Vec<String>,
+    #[schema(value_type = Vec<Object>)]
     reasons: Vec<Reason>,
+    #[schema(value_type = Object)]
     fields: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explanation: Option<Explanation>,
 }
 
+/// The body of the answer to a batch.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct BatchAnswer {
+    /// The answers in the order of the requests.
+    pub(super) responses: Vec<Answer>,
+}
+
 /// Milliseconds, in thousandths.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 struct TimingMs {
     retrieve: f64,
     rank: f64,

@@ -16,6 +16,7 @@ use featurestore::{EmbeddedStore, Fields, Schema, Timestamp, Value};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
+use utoipa::ToSchema;
 
 use super::body::{self, QueryParameters, escaped, unknown};
 use super::ids::check_id;
@@ -43,15 +44,19 @@ pub(super) enum Kind {
 }
 
 /// An item or a user, as it is sent and answered.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Entity {
+pub(super) struct Entity {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     id: Option<Box<str>>,
+    #[schema(value_type = Object)]
     fields: Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     published_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hidden: Option<bool>,
@@ -350,10 +355,19 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(json!({ kind.many(): page, "next_page_token": next })))
 }
 
+/// What became of the items or users of one call.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PutReport {
+    accepted: usize,
+    rejected: usize,
+    errors: Vec<NotPut>,
+}
+
 /// Why an item or a user was not taken.
-#[derive(Debug, Serialize)]
-struct Rejected {
+#[derive(Debug, Serialize, ToSchema)]
+struct NotPut {
     index: usize,
+    #[schema(value_type = String)]
     code: &'static str,
     message: String,
 }
@@ -379,12 +393,12 @@ pub(super) async fn post(
         for (index, json) in sent.into_iter().enumerate() {
             match read_record(json, kind, &schema) {
                 Ok(record) => records.push(record),
-                Err((code, message)) => errors.push(Rejected { index, code, message }),
+                Err((code, message)) => errors.push(NotPut { index, code, message }),
             }
         }
         let accepted = records.len();
         engine.change(|_| Ok((records, ())))?;
-        Ok(json!({ "accepted": accepted, "rejected": errors.len(), "errors": errors }))
+        Ok(PutReport { accepted, rejected: errors.len(), errors })
     });
     Ok(HttpResponse::Ok().json(report.await??))
 }

@@ -5,7 +5,8 @@ use engine::state::log_folder;
 use engine::stored_lists;
 use featurestore::Timestamp;
 use featurestore::log::{EventLog, Position, Record, ScanError};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::catalogue::{Kind, checked};
 use super::pool::block;
@@ -13,6 +14,25 @@ use super::problem::Problem;
 use super::request::Request;
 use super::state::Engine;
 use crate::causes::with_causes;
+
+/// What was erased.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Receipt {
+    erased: Erased,
+    /// Releases whose data ends after the user's first event.
+    releases_trained_on: Vec<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Erased {
+    /// Events in the log, which the next compaction takes out.
+    events: usize,
+    impressions: usize,
+    /// Items that the user was known to have something to do with.
+    features: usize,
+    /// Lists that were computed before.
+    lists: usize,
+}
 
 /// What the log tells of a user.
 #[derive(Default)]
@@ -49,7 +69,7 @@ pub(super) async fn delete(
     Ok(HttpResponse::Ok().json(receipt))
 }
 
-fn erase(engine: &Engine, id: &str) -> Result<serde_json::Value, Problem> {
+fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
     let pipeline = engine.pipeline()?;
     if !Kind::Users.is_known(pipeline.store(), id) {
         return Err(Kind::Users.not_found(id));
@@ -70,10 +90,13 @@ fn erase(engine: &Engine, id: &str) -> Result<serde_json::Value, Problem> {
         let until = manifest.ok()?.data.until;
         trace.first.is_some_and(|first| first < until).then_some(name)
     });
-    Ok(json!({
-        "erased": {
-            "events": trace.n_events, "impressions": n_impressions, "features": n_features, "lists": n_lists,
+    Ok(Receipt {
+        erased: Erased {
+            events: trace.n_events,
+            impressions: n_impressions,
+            features: n_features,
+            lists: n_lists,
         },
-        "releases_trained_on": trained_on.collect::<Vec<String>>(),
-    }))
+        releases_trained_on: trained_on.collect(),
+    })
 }

@@ -6,6 +6,7 @@ use featurestore::log::Outcome;
 use featurestore::time::DAY_MS;
 use featurestore::{Fields, NamedEvent, Schema, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::body::{self, JsonError, unknown};
 use super::ids::check_id;
@@ -26,25 +27,33 @@ const MAX_FUTURE_MS: i64 = DAY_MS;
 const UNKNOWN_TYPE: &str = "unknown";
 
 /// An event as it is sent.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct SentEvent {
+pub(super) struct SentEvent {
+    #[schema(value_type = Option<String>)]
     event_id: Option<Box<str>>,
+    #[schema(value_type = Option<String>)]
     r#type: Option<Box<str>>,
+    #[schema(value_type = Option<String>)]
     user_id: Option<Box<str>>,
+    #[schema(value_type = Option<String>)]
     session_id: Option<Box<str>>,
+    #[schema(value_type = Option<String>)]
     item_id: Option<Box<str>>,
+    #[schema(value_type = Option<String>)]
     timestamp: Option<Timestamp>,
     value: Option<f64>,
+    #[schema(value_type = Option<String>)]
     recommendation_id: Option<Box<str>>,
     position: Option<u32>,
     #[serde(default)]
+    #[schema(value_type = Object)]
     properties: Fields,
 }
 
 /// What became of the events of one call.
-#[derive(Debug, Default, Serialize)]
-struct Report {
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub(super) struct Report {
     accepted: usize,
     duplicate: usize,
     rejected: usize,
@@ -52,9 +61,10 @@ struct Report {
 }
 
 /// Why an event was not taken.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 struct Rejected {
     index: usize,
+    #[schema(value_type = String)]
     code: &'static str,
     message: String,
     /// Its type, if that is known.

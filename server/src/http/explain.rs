@@ -10,6 +10,7 @@ use engine::release::ScenarioPlan;
 use featurestore::{ItemId, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::answer::name_of;
 use super::body::QueryParameters;
@@ -22,7 +23,7 @@ use super::request::{Request, resolve};
 use super::state::Engine;
 
 /// How an item came to its place.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Explanation {
     /// What each source of the placement did for it.
     sources: Vec<ExplainedSource>,
@@ -36,14 +37,14 @@ pub(super) struct Explanation {
     models: Vec<ExplainedModel>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ExplainedSource {
     source: String,
     rank: Option<usize>,
     score: Option<f32>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct ExplainedModel {
     model: String,
     weight: f64,
@@ -52,7 +53,7 @@ struct ExplainedModel {
     contributions: Vec<Contribution>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 struct Contribution {
     feature: String,
     /// None: it is missing.
@@ -138,10 +139,11 @@ pub(super) async fn get(
 }
 
 /// The answer to why an item is where it is.
-#[derive(Serialize)]
-struct Explained<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Explained<'a> {
     recommendation_id: &'a str,
     item_id: &'a str,
+    #[schema(value_type = String)]
     time: Timestamp,
     scenario: &'a str,
     /// What answered.
@@ -149,14 +151,16 @@ struct Explained<'a> {
     /// What explains.
     explained_by: &'a str,
     /// How the item was shown, if it was.
+    #[schema(value_type = Option<Object>)]
     shown: Option<&'a ShownItem>,
+    #[schema(value_type = Object)]
     fate: Value,
     #[serde(flatten)]
     again: Option<Again>,
 }
 
 /// The answer, made again.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Again {
     explanation: Explanation,
     /// Whether it has the same items in the same order.

@@ -9,6 +9,7 @@ use engine::pipeline::Listing;
 use featurestore::Fields;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::answer::Origin;
 use super::body;
@@ -62,13 +63,14 @@ pub(super) async fn similar_to_one(
 }
 
 /// The body of `POST /v1/similar`.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Similar {
+pub(super) struct Similar {
     item_ids: Vec<String>,
     user_id: Option<String>,
     session_id: Option<String>,
     n: Option<usize>,
+    #[schema(value_type = Option<Object>)]
     filter: Option<Arc<Filter>>,
     exclude_ids: Vec<String>,
     return_fields: Vec<String>,
@@ -110,9 +112,10 @@ async fn answer_similar(
 }
 
 /// The body of `POST /v1/rank`.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Rank {
+pub(super) struct Rank {
+    #[schema(value_type = Vec<Given>)]
     items: Vec<Box<RawValue>>,
     user_id: Option<String>,
     session_id: Option<String>,
@@ -124,11 +127,12 @@ struct Rank {
 }
 
 /// One of the caller's candidates.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Given {
     id: String,
     #[serde(default)]
+    #[schema(value_type = Object)]
     fields: Fields,
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Why a request was not done.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +19,7 @@ pub(super) struct Problem {
 }
 
 /// What is wrong with one part of a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(super) struct Fault {
     /// JSON pointer to the part.
     pub(super) pointer: String,
@@ -27,13 +28,16 @@ pub(super) struct Fault {
 }
 
 /// The body of an error.
-#[derive(Serialize)]
-struct Details<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Details<'a> {
+    #[schema(value_type = String)]
     r#type: &'static str,
+    #[schema(value_type = String)]
     title: &'static str,
     status: u16,
     code: &'a str,
     detail: &'a str,
+    #[schema(value_type = Vec<Fault>)]
     errors: &'a [Fault],
     request_id: &'a str,
 }

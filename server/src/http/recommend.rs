@@ -6,10 +6,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use engine::pipeline::Scratch;
 use serde::Deserialize;
-use serde_json::json;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
-use super::answer::{Answered, Origin, Question};
+use super::answer::{Answered, BatchAnswer, Origin, Question};
 use super::body;
 use super::observer::{add_timing, arrival};
 use super::pages::Page;
@@ -111,9 +111,10 @@ fn next_page(engine: &Engine, page: Option<&Page>, answered: &Answered) -> Optio
 }
 
 /// The body of `POST /v1/recommend/batch`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Batch {
+pub(super) struct Batch {
+    #[schema(value_type = Vec<Request>)]
     requests: Vec<Box<RawValue>>,
     /// Whether an item may be in one of the answers only.
     #[serde(default)]
@@ -174,5 +175,5 @@ pub(super) async fn batch(
             engine.note_shown(impression, &shown);
         }
     }
-    Ok(HttpResponse::Ok().json(json!({ "responses": responses })))
+    Ok(HttpResponse::Ok().json(BatchAnswer { responses }))
 }

@@ -11,9 +11,10 @@ use engine::pipeline::Pipeline;
 use engine::release::{Release, ScenarioPlan};
 use featurestore::history::SESSION_USER;
 use featurestore::{ItemId, UserId};
-use serde::Deserialize;
 use serde::de::IntoDeserializer;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::body::{QueryParameters, parse_json, unknown};
 use super::ids::{check_ids, check_optional_id};
@@ -35,7 +36,7 @@ const MAX_FIELDS: usize = 64;
 const MAX_DEADLINE_MS: u64 = 60_000;
 
 /// The body of `POST /v1/recommend`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Request {
     /// Who asks.
@@ -45,25 +46,31 @@ pub(super) struct Request {
     /// The placement; left out: the main one.
     pub(super) scenario: Option<String>,
     /// How many items are wanted.
+    #[schema(minimum = 1, maximum = 1000)]
     pub(super) n: usize,
     /// What is allowed; left out: everything.
+    #[schema(value_type = Option<Object>)]
     pub(super) filter: Option<Arc<Filter>>,
     /// Items that the list starts from.
     pub(super) seed_items: Vec<String>,
     /// What the page before was answered with.
     pub(super) page_token: Option<String>,
     /// Not supported yet, as the one that follows.
+    #[schema(value_type = Option<Object>)]
     pub(super) context: Value,
+    #[schema(value_type = Option<Vec<Object>>)]
     pub(super) boosts: Value,
     /// Items to leave out.
     pub(super) exclude_ids: Vec<String>,
     /// The placement's if left out.
+    #[schema(minimum = 0, maximum = 1)]
     pub(super) diversity: Option<f32>,
     /// Fields of the items that the answer should have.
     pub(super) return_fields: Vec<String>,
     /// How much the answer says about its reasons.
     pub(super) explain: Explain,
     /// How long the answer may take.
+    #[schema(minimum = 1, maximum = 60000)]
     pub(super) deadline_ms: Option<u64>,
     /// Whether nothing is shown in fact: no impression is logged.
     pub(super) dry_run: bool,
@@ -108,7 +115,7 @@ pub(super) const OF_PLACEMENT: &[&str] = &[
 pub(super) const OF_LIST: &[&str] = &["user_id", "session_id", "n", "filter", "explain", "dry_run"];
 
 /// How much an answer says about its reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Explain {
     /// Nothing but what everybody should know.
