@@ -24,6 +24,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
+use rustc_hash::FxHashMap;
 
 use crate::ids::{ItemId, UserId};
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
@@ -188,19 +189,23 @@ impl RedisStore {
             return (found, Freshness::Fresh);
         }
         let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
+        // The cache may be too small to keep what was fetched until it is looked at.
+        let mut mine: FxHashMap<Wanted, Arc<Known>> = FxHashMap::default();
         let fetch = |keys: &[Wanted]| {
             let fetched = self.fetch_records(keys, until);
-            keys.iter().zip(fetched).for_each(|(key, known)| {
-                if let Some(known) = known {
-                    self.near.insert(*key, known);
+            for (key, known) in keys.iter().zip(fetched) {
+                if let Some(known) = known.map(Arc::new) {
+                    self.near.insert(*key, known.clone());
+                    mine.insert(*key, known);
                 }
-            });
+            }
         };
         // What another request is fetching already is waited for.
         self.near.fetch_once(&keys, until, fetch);
         let mut freshness = Freshness::Fresh;
         for i in missing {
-            found[i] = self.near.fresh(&wanted[i]).or_else(|| {
+            let fetched = mine.get(&wanted[i]).cloned();
+            found[i] = fetched.or_else(|| self.near.fresh(&wanted[i])).or_else(|| {
                 let old = self.near.any(&wanted[i]);
                 let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
                 freshness = freshness.max(is);

@@ -161,6 +161,18 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// How much memory it has, in kB.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn resident_kb(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("it runs, on Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kb = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        kb.expect("the kernel says how much memory it has")
+    }
+
     /// Has it hang, by SIGSTOP.
     pub fn hang(&self) {
         signal(&self.child, "-STOP");

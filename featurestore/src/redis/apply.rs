@@ -6,6 +6,7 @@
 //! same events, and any of them may die at any point: each event is folded once into each value, in the order of the log.
 
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
@@ -286,7 +287,7 @@ impl RedisStore {
     fn keep_near(&self, working: Working) {
         for (key, record) in working.records {
             let stamp = record.folded.unwrap_or(record.read);
-            self.near.insert(key, Known { stamp, record: record.value });
+            self.near.insert(key, Arc::new(Known { stamp, record: record.value }));
         }
     }
 

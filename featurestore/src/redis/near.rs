@@ -80,10 +80,10 @@ impl NearCache {
     }
 
     /// Keeps `known` unless what is there knows more.
-    pub(super) fn insert(&self, key: Wanted, known: Known) {
+    pub(super) fn insert(&self, key: Wanted, known: Arc<Known>) {
         let spread = (FxBuildHasher.hash_one(key) >> 40) % 400;
         let fresh_for = FRESH_FOR.mul_f64(0.8 + spread as f64 / 1e3);
-        let entry = Entry { known: Arc::new(known), fresh_until: Instant::now() + fresh_for };
+        let entry = Entry { known, fresh_until: Instant::now() + fresh_for };
         self.records.entry(key).and_upsert_with(|old| match old {
             Some(old) if old.value().known.stamp > entry.known.stamp => old.into_value(),
             _ => entry,
@@ -155,8 +155,8 @@ mod tests {
     use crate::ids::ItemId;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn known(stamp: Stamp) -> Known {
-        Known { stamp, record: vec![stamp as f64] }
+    fn known(stamp: Stamp) -> Arc<Known> {
+        Arc::new(Known { stamp, record: vec![stamp as f64] })
     }
 
     #[test]
@@ -195,7 +195,8 @@ mod tests {
     fn the_cache_is_bounded_in_bytes() {
         let cache = NearCache::new(100_000);
         for i in 0..10_000 {
-            cache.insert(Wanted::Item(ItemId(i)), Known { stamp: 1, record: vec![0.0; 20] });
+            let known = Known { stamp: 1, record: vec![0.0; 20] };
+            cache.insert(Wanted::Item(ItemId(i)), Arc::new(known));
         }
         cache.records.run_pending_tasks();
         assert!(cache.records.weighted_size() <= 100_000 && cache.records.entry_count() > 100);

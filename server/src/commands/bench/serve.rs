@@ -7,11 +7,11 @@ use std::time::Duration;
 use actix_web::rt;
 use anyhow::{Context, bail};
 use engine::config::Config;
-use hdrhistogram::Histogram;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::load::{Load, Measured, run};
+use super::{machine, ms, result};
 use crate::commands::{Global, Outcome, UsageError};
 
 /// Of the requests that are offered, so many must be answered in time if the server keeps up.
@@ -170,10 +170,6 @@ fn known_users(url: &str, key: Option<&str>) -> anyhow::Result<Vec<String>> {
     Ok(users.users.into_iter().map(|user| user.id).collect())
 }
 
-fn ms(histogram: &Histogram<u64>, quantile: f64) -> f64 {
-    histogram.value_at_quantile(quantile) as f64 / 1e3
-}
-
 fn tell(load: &Load, measured: &Measured) {
     let Measured { answered, refused, stages, .. } = measured;
     println!(
@@ -211,21 +207,6 @@ fn report(load: &Load, measured: &Measured, results: &mut Vec<Value>) {
     add("refused", measured.share(refused.len()), "share");
     add("refused_p99", ms(refused, 0.99), "ms");
     add("failed", measured.n_failed as f64, "requests");
-}
-
-fn result(name: &str, value: f64, unit: &str) -> Value {
-    let none: Option<f64> = None;
-    json!({
-        "name": name, "value": value, "unit": unit, "reference": none, "reference_value": none, "ratio": none,
-    })
-}
-
-/// What this runs on, for the reader of a figure.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    format!("{cores} x {}", model.map_or(std::env::consts::ARCH, |(_, name)| name))
 }
 
 #[cfg(test)]
