@@ -308,8 +308,9 @@ impl Rows {
         &mut self.values
     }
 
+    /// The record of the item at `i`.
     #[inline]
-    fn row(&self, i: usize) -> &[f64] {
+    pub fn row(&self, i: usize) -> &[f64] {
         &self.values[i * self.width..(i + 1) * self.width]
     }
 }

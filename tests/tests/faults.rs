@@ -148,7 +148,7 @@ fn batch(name: usize) -> Value {
     (0..5).map(event).collect()
 }
 
-/// `CASCADE_KILLS` says how often; 200 take three minutes.
+/// `CASCADE_KILLS` says how often; 200 take a minute.
 #[test]
 fn events_survive_many_kills() {
     let n_kills = std::env::var("CASCADE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);

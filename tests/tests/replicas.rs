@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::{Project, Redis, Server, Shop};
+use tests::{Project, Proxy, Redis, Server, Shop};
 
 /// A trained project whose features are in `redis`.
 fn project(urls: &[String]) -> Project {
@@ -144,6 +144,60 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
     normal_again(&server);
     assert_eq!(list(&recommend(&server, "u1")), before);
     assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+}
+
+#[test]
+fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadline() {
+    let Some(redis) = Redis::start() else { return };
+    let proxy = Proxy::start(redis.port);
+    let project = project(&[format!("redis://127.0.0.1:{}", proxy.port)]);
+    let server = project.serve();
+    assert_eq!(ask_for(&server, Duration::from_millis(500)).1, 0);
+
+    proxy.delay(Duration::from_millis(200));
+    let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
+    let is_told = n_degraded + 1 >= n && longest < Duration::from_millis(500);
+    assert!(is_told, "{n_degraded} of {n}, {longest:?}");
+    proxy.delay(Duration::ZERO);
+    normal_again(&server);
+
+    for n_bytes in [1, 3, 40] {
+        proxy.cut_after(n_bytes);
+        let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(1));
+        let is_told = n_degraded > n / 2 && longest < Duration::from_millis(500);
+        assert!(is_told, "cut after {n_bytes}: {n_degraded} of {n}, {longest:?}");
+        proxy.cut_after(0);
+        normal_again(&server);
+    }
+    let event = json!({ "type": "purchase", "user_id": "u1", "item_id": "i1" });
+    assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+}
+
+#[test]
+fn a_release_that_one_server_activates_is_served_by_all() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let first = project.active_release();
+    project.configure("training.seed", 8);
+    project.run(["train"]);
+    let releases = project.run(["releases", "list", "--json"]).done().json();
+    let named = |active: bool| {
+        let mut all = releases["releases"].as_array().expect("a shelf").iter();
+        let found = all.find(|release| release["active"] == active);
+        found.and_then(|release| release["id"].as_str()).expect("there are two").to_owned()
+    };
+    assert!(first.ends_with(named(true)) || first.ends_with(named(false)));
+    let (a, b) = (project.serve(), project.serve());
+    for id in [named(false), named(true), named(false)] {
+        a.post(&format!("/v1/releases/{id}/activate"), &json!({})).json();
+        assert_eq!(recommend(&a, "u1")["release"], json!(id));
+        let started = Instant::now();
+        while recommend(&b, "u1")["release"] != json!(id) {
+            assert!(started.elapsed() < Duration::from_secs(10), "{id} is not picked up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(list(&recommend(&a, "u7")), list(&recommend(&b, "u7")));
+    }
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! The two feature stores are one: fed with the same events in the same order they agree bit for bit, and the order in
+//! which events come, and how often, does not matter to either.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use featurestore::plan::{FeatureScratch, ItemRows, PlanBuilder};
+use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
+use featurestore::schema::{EventType, FeatureEntry, FieldKind};
+use featurestore::{
+    EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, ItemId, NO_SESSION, Schema,
+    Timestamp, UserId, Value,
+};
+use proptest::prelude::*;
+use tests::Redis;
+
+const N_USERS: u32 = 6;
+const N_ITEMS: u32 = 12;
+
+/// Of every kind and scope that is folded from events.
+const FEATURES: &str = r#"features = [
+    { name = "a", kind = "decayed_count", scope = "item", event = "buy", half_life = "3d" },
+    { name = "b", kind = "decayed_count", scope = "user", half_life = "1d" },
+    { name = "c", kind = "decayed_count", scope = "user_item" },
+    { name = "d", kind = "decayed_count", scope = "user_field", field = "colour", half_life = "9d" },
+    { name = "e", kind = "decayed_count", scope = "field", field = "colour", sum = "value" },
+    { name = "f", kind = "mean", sum = "value", scope = "user_item", half_life = "2d" },
+    { name = "g", kind = "distinct_users", event = "view" },
+    { name = "h", kind = "time_since_last", scope = "user_item", event = "buy" },
+    { name = "i", kind = "typical_gap", scope = "user_item" },
+    { name = "j", kind = "trend", scope = "item", short = "1d", long = "9d" },
+    { name = "k", kind = "interacted_with", field = "colour", half_life = "5d" },
+    { name = "l", kind = "gap_ratio", scope = "user" },
+]"#;
+
+fn schema() -> Schema {
+    let kind = |weight| EventType { weight, label: 1 };
+    Schema {
+        events: [("buy".to_owned(), kind(2.0)), ("view".to_owned(), kind(1.0))].into(),
+        item_fields: [("colour".to_owned(), FieldKind::Category)].into(),
+        ..Schema::default()
+    }
+}
+
+fn plan(schema: &Schema) -> Arc<FeaturePlan> {
+    let table: toml::Table = FEATURES.parse().expect("it is TOML");
+    let entries: Vec<FeatureEntry> = table["features"].clone().try_into().expect("features");
+    let mut builder = PlanBuilder::new(schema);
+    for (column, entry) in entries.iter().enumerate() {
+        assert!(builder.feature(column, &entry.resolve(schema).expect("it is known")));
+    }
+    Arc::new(builder.build())
+}
+
+/// A store that knows all users and items, the items in three colours, some in two.
+fn store(plan: Arc<FeaturePlan>, schema: &Schema) -> Arc<EmbeddedStore> {
+    let none = || Entities::new(&schema.item_fields);
+    let store = EmbeddedStore::new(plan, schema, none(), Entities::new(&schema.user_fields));
+    for i in 0..N_ITEMS.max(N_USERS) {
+        store.intern(&format!("u{}", i % N_USERS), &format!("i{}", i % N_ITEMS));
+    }
+    store.put(|items, _| {
+        for i in 0..N_ITEMS {
+            let colour = |c: u32| Box::from(format!("c{}", c % 3));
+            let colours = if i % 4 == 0 { vec![colour(i), colour(i + 1)] } else { vec![colour(i)] };
+            items.put(i, &[("colour".into(), Value::Texts(colours))].into());
+        }
+    });
+    Arc::new(store)
+}
+
+fn event() -> impl Strategy<Value = (u32, u32, u8, f32)> {
+    (0..N_USERS, 0..N_ITEMS, 0u8..2, prop_oneof![Just(f32::NAN), 0f32..50.0])
+}
+
+/// Events at moments of their own.
+fn events(parts: &[(u32, u32, u8, f32)]) -> Vec<Event> {
+    let event = |(i, (user, item, kind, value)): (usize, &(u32, u32, u8, f32))| {
+        let mut event = Event {
+            time: Timestamp(1_000_000_000 + i as i64 * 7_654_321),
+            user: UserId(*user),
+            item: ItemId(*item),
+            session: if i % 3 == 0 { NO_SESSION } else { i as u32 / 5 },
+            kind: featurestore::EventTypeId(*kind),
+            numbers: [f32::NAN; featurestore::event::MAX_EVENT_NUMBERS],
+        };
+        event.numbers[0] = *value;
+        event
+    };
+    parts.iter().enumerate().map(event).collect()
+}
+
+/// A store in Redis of a prefix of its own, with nothing in it.
+fn in_redis(redis: &Redis, plan: &Arc<FeaturePlan>, catalogue: &Arc<EmbeddedStore>) -> RedisStore {
+    static N: AtomicU64 = AtomicU64::new(0);
+    let prefix = format!("test{}", N.fetch_add(1, Ordering::SeqCst));
+    let nodes = Arc::new(Nodes::new(&[redis.url()]).expect("a URL"));
+    let settings = RedisSettings { prefix, near_cache_bytes: 1 << 20 };
+    let store = RedisStore::new(plan.clone(), "plan", catalogue.clone(), nodes, &settings);
+    let generation = Generation { name: "first".into(), n_own: 0, stamp: 0 };
+    store.load(|_| generation, None).expect("Redis takes it");
+    store
+}
+
+/// Everything that is folded from events, of every user and every item.
+fn numbers(store: &dyn FeatureStore) -> Vec<f64> {
+    let plan = store.plan();
+    let items: Vec<ItemId> = (0..N_ITEMS).map(ItemId).collect();
+    let mut rows = ItemRows::default();
+    assert_eq!(store.read_items(&items, None, &mut rows), featurestore::Freshness::Fresh);
+    let mut numbers: Vec<f64> = (0..items.len()).flat_map(|i| rows.item.row(i).to_vec()).collect();
+    for rows in &rows.fields {
+        numbers.extend((0..items.len()).flat_map(|i| rows.row(i).to_vec()));
+    }
+    for user in 0..N_USERS {
+        let (view, freshness) = store.read_user(Some(UserId(user)), None);
+        assert_eq!(freshness, featurestore::Freshness::Fresh);
+        numbers.extend(&view.state.record);
+        for item in &items {
+            let record = view.state.items.get(*item, &plan.user_item);
+            numbers.extend(record.into_iter().flatten());
+        }
+        for ((_, layout), table) in plan.user_fields.iter().zip(&view.state.fields) {
+            for code in 0..3 {
+                numbers.extend(table.get(code, layout).into_iter().flatten());
+            }
+        }
+        let recent = view.state.recent.iter();
+        numbers.extend(recent.map(|r| r.time.0 as f64 + f64::from(r.item.0)));
+    }
+    numbers
+}
+
+/// The features themselves.
+fn features(store: &dyn FeatureStore, now: Timestamp) -> Vec<u32> {
+    let items: Vec<ItemId> = (0..N_ITEMS).map(ItemId).collect();
+    let (mut scratch, mut all) = (FeatureScratch::default(), Vec::new());
+    for user in 0..N_USERS {
+        let (view, _) = store.read_user(Some(UserId(user)), None);
+        store.read_items(&items, None, &mut scratch.items);
+        let mut columns = vec![f32::NAN; 12 * items.len()];
+        store.plan().compute(&view, &items, now, &mut scratch, &mut columns);
+        all.extend(columns.iter().map(|value| value.to_bits()));
+    }
+    all
+}
+
+/// Folds `events` into the store in Redis, `batch` at once, some of them twice, as two servers would.
+fn fold(store: &RedisStore, catalogue: &EmbeddedStore, events: &[Event], batch: usize) {
+    let change = |(i, event): (usize, &Event)| {
+        let codes: Vec<(u8, u32)> = catalogue
+            .view(|view| view.items().column(0).codes(event.item.0).map(|c| (0, c)).collect());
+        Change::Event(Noted { stamp: 1 + i as u64, event: *event, codes })
+    };
+    let changes: Vec<Change> = events.iter().enumerate().map(change).collect();
+    for (i, batch) in changes.chunks(batch).enumerate() {
+        store.apply(batch).expect("Redis takes it");
+        if i % 2 == 0 {
+            store.apply(batch).expect("Redis takes it again");
+        }
+    }
+}
+
+#[test]
+fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
+    let Some(redis) = Redis::start() else { return };
+    let schema = schema();
+    let plan = plan(&schema);
+    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let cases = proptest::test_runner::Config::with_cases(40);
+    let parts = (proptest::collection::vec(event(), 1..120), any::<u64>(), 1usize..40);
+    let mut runner = proptest::test_runner::TestRunner::new(cases);
+    let result = runner.run(&parts, |(parts, seed, batch)| {
+        let sorted = events(&parts);
+        let now = Timestamp(sorted.last().map_or(0, |event| event.time.0) + 5_000);
+        let mut shuffled = sorted.clone();
+        for i in (1..shuffled.len()).rev() {
+            let other = (seed.rotate_left(i as u32 % 64) % (i as u64 + 1)) as usize;
+            shuffled.swap(i, other);
+        }
+        let mut folded: Vec<Vec<f64>> = Vec::new();
+        for stream in [&sorted, &shuffled] {
+            let embedded = store(plan.clone(), &schema);
+            stream.iter().for_each(|event| embedded.apply(event));
+            let shared = in_redis(&redis, &plan, &catalogue);
+            fold(&shared, &catalogue, stream, batch);
+            let (ours, theirs) = (numbers(&*embedded), numbers(&shared));
+            let bits = |numbers: &[f64]| numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&ours), bits(&theirs));
+            prop_assert_eq!(features(&*embedded, now), features(&shared, now));
+            folded.push(ours);
+        }
+        for (in_order, out_of_order) in folded[0].iter().zip(&folded[1]) {
+            let is_same = in_order == out_of_order
+                || in_order.is_nan() && out_of_order.is_nan()
+                || (in_order - out_of_order).abs() <= 1e-9 * in_order.abs();
+            prop_assert!(is_same, "{in_order} {out_of_order}");
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// Bytes that `redis` uses.
+fn used_memory(redis: &Redis) -> u64 {
+    let info = redis.ask("INFO memory");
+    let line = info.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    line.and_then(|line| line.trim().parse().ok()).expect("Redis says how much it uses")
+}
+
+/// What Redis has to keep for `n_users` with 50 events each on 100,000 items.
+fn size_of(n_users: u32) -> u64 {
+    const EVENTS: i64 = 50;
+    let redis = Redis::start().expect("it was started before");
+    let schema = schema();
+    let plan = plan(&schema);
+    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    for user in 0..n_users {
+        catalogue.intern(&format!("customer-{user:07}"), "i1");
+    }
+    let nodes = Arc::new(Nodes::new(&[redis.url()]).expect("a URL"));
+    let settings = RedisSettings { prefix: "size".into(), near_cache_bytes: 1 << 20 };
+    let shared = RedisStore::new(plan, "plan", catalogue, nodes, &settings);
+    let before = used_memory(&redis);
+    let (mut seed, day) = (7u64, 86_400_000);
+    let mut random = |below: u64| {
+        seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (seed >> 33) % below
+    };
+    let load = |fold: &mut dyn FnMut(Change)| {
+        for k in 0..EVENTS {
+            for user in 0..n_users {
+                let event = Event {
+                    time: Timestamp(1_700_000_000_000 + k * 3 * day + random(day as u64) as i64),
+                    user: UserId(N_USERS + user),
+                    item: ItemId(random(100_000) as u32),
+                    session: user * 20 + k as u32 / 3,
+                    kind: featurestore::EventTypeId(random(2) as u8),
+                    numbers: [f32::NAN; featurestore::event::MAX_EVENT_NUMBERS],
+                };
+                let codes = vec![(0, event.item.0 % 1_000)];
+                fold(Change::Event(Noted { stamp: 1, event, codes }));
+            }
+        }
+        Generation { name: "whole".into(), n_own: 1, stamp: 1 }
+    };
+    shared.load(load, None).expect("Redis takes it");
+    used_memory(&redis) - before
+}
+
+#[test]
+fn a_million_users_with_fifty_events_each_fit_into_a_gibibyte() {
+    if Redis::start().is_none() {
+        return;
+    }
+    // With either, nearly all of the items have events: the difference is that of users.
+    let (some, twice) = (size_of(15_000), size_of(30_000));
+    let each = (twice - some).div_ceil(15_000);
+    let million = some - 15_000 * each + 1_000_000 * each;
+    println!("{each} bytes a user; {} MiB with the records of 100,000 items", million >> 20);
+    assert!(million <= 1 << 30, "{million} bytes for a million users");
+}
