@@ -56,6 +56,7 @@ pub fn ask_in_replay<T: Send>(
                 exclude: Vec::new(),
                 filter: None,
                 seed: release.config.training.seed ^ question.first_event as u64,
+                boosts: Vec::new(),
                 served: Vec::new(),
                 deadline: None,
             };

@@ -23,7 +23,7 @@ use featurestore::{
 };
 use ranking::ranker::Ranker;
 use ranking::value::ValueModel;
-use reranking::{HideServed, Lookup, Reranked, Rules, rerank};
+use reranking::{BoostedValues, HideServed, Lookup, RerankConfig, Reranked, Rules, rerank};
 use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
 use retrieval::sources::{Ask, SourceScratch};
@@ -49,6 +49,8 @@ pub struct Query {
     pub exclude: Vec<ItemId>,
     /// What is allowed besides; `None`: everything.
     pub filter: Option<Arc<Filter>>,
+    /// Categories that gain or lose, beside those of the placement.
+    pub boosts: Vec<BoostedValues>,
     /// What the user was shown lately, and when.
     pub served: Vec<(ItemId, Timestamp)>,
     /// Start of the random sequence of exploration.
@@ -484,6 +486,14 @@ impl Pipeline {
         let mut rules = Cow::Borrowed(&self.rules[&scenario.name]);
         if rules.diversity != scenario.rerank.diversity {
             rules.to_mut().diversity = scenario.rerank.diversity;
+        }
+        if !query.boosts.is_empty() {
+            let asked = RerankConfig { boosts: query.boosts.clone(), ..RerankConfig::default() };
+            let resolved = self.store.view(|view| {
+                let code = |field: &str, value: &str| view.items().code(field, value);
+                asked.resolve(Lookup { item: &|_| None, code: &code }).0
+            });
+            rules.to_mut().boosts.extend(resolved.boosts);
         }
         if rules.diversity > 0.0 && left(query.deadline).is_some_and(|left| left.is_zero()) {
             rules.to_mut().diversity = 0.0;

@@ -210,7 +210,7 @@ fn compute_parts(
 }
 
 fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) -> UserList {
-    let known = pipeline.store().view(|view| view.users().names().get(user).map(UserId));
+    let known = pipeline.store().view(|view| view.users().find(user).map(UserId));
     let scenario = &pipeline.release().scenarios[&job.scenario];
     let seed = pipeline.release().manifest.seed ^ u64::from(known.map_or(u32::MAX, |user| user.0));
     let query = Query {
@@ -221,6 +221,7 @@ fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) ->
         exclude: Vec::new(),
         filter: None,
         seed,
+        boosts: Vec::new(),
         served: Vec::new(),
         deadline: None,
     };

@@ -551,6 +551,7 @@ fn note(change: Noting<'_>, stamp: Stamp) -> Change {
     let (event, items) = match change {
         Noting::Event(event, items) => (event, items),
         Noting::Forget(user) => return Change::Forget { stamp, user },
+        Noting::Merge { from, into } => return Change::Merge { stamp, from, into },
     };
     let fields = 0..items.n_fields().min(usize::from(u8::MAX));
     let codes = fields.flat_map(|field| {
@@ -667,6 +668,10 @@ fn reapply(
         let Some(last) = entries.last().map(|entry| entry.stamp) else { return Ok(true) };
         let mut noted = Vec::new();
         for entry in entries.iter().filter(|entry| entry.stamp <= state.followed()) {
+            // Whom a merge was about cannot be told any more: they are one now.
+            if entry.records.iter().any(|record| matches!(record, Record::MergeUser { .. })) {
+                return Ok(false);
+            }
             let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
             noted.extend(known_changes(entry, outcomes, state));
         }
@@ -696,7 +701,7 @@ fn known_changes(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Chan
 fn known_event(event: &NamedEvent, stamp: Stamp, state: &State) -> Option<Change> {
     let (schema, sessions) = (state.schema(), state.sessions());
     state.store().view(|view| {
-        let user = UserId(view.users().names().get(&user_name(event)?)?);
+        let user = UserId(view.users().find(&user_name(event)?)?);
         let item = ItemId(view.items().names().get(&event.item)?);
         let session = event.session.as_ref().and_then(|name| sessions.get(name));
         let event = Event {

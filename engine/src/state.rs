@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::release::{Release, names_digest};
 
 /// The format of snapshots; one of another format is not used.
-pub const SNAPSHOT_FORMAT: u32 = 3;
+pub const SNAPSHOT_FORMAT: u32 = 4;
 
 const SNAPSHOT: &str = "snapshot.bin";
 const MAGIC: &[u8; 8] = b"CASCSNAP";
@@ -36,6 +36,13 @@ pub fn log_folder(data_dir: &Path) -> PathBuf {
 pub enum Noted<'a> {
     /// An event counts, as of this catalogue.
     Event(&'a Event, &'a Entities),
+    /// What `from` did lately is what `into` did.
+    Merge {
+        /// Of whom nothing is known afterwards.
+        from: UserId,
+        /// Who did it.
+        into: UserId,
+    },
     /// What is known of this user is forgotten.
     Forget(UserId),
 }
@@ -436,7 +443,11 @@ impl State {
                 self.apply_event(event);
             }
             other => {
+                let merged = self.merged_by(other);
                 self.store.put(|items, users| put_record(items, users, other));
+                if let Some((from, into)) = merged {
+                    self.store.merge(from, into);
+                }
                 if let Some(user) = self.deleted_by(other) {
                     self.store.forget(user);
                 }
@@ -452,12 +463,27 @@ impl State {
                 }
             }
             other => {
+                let merged = self.merged_by(other);
                 self.apply(other);
+                if let Some((from, into)) = merged {
+                    note(Noted::Merge { from, into });
+                }
                 if let Some(user) = self.deleted_by(other) {
                     note(Noted::Forget(user));
                 }
             }
         }
+    }
+
+    /// The two users whom `record` makes one, as they are before it.
+    fn merged_by(&self, record: &Record) -> Option<(UserId, UserId)> {
+        let Record::MergeUser { from, into } = record else { return None };
+        let user = |users: &mut Entities, name: &str| {
+            let id = users.intern(name);
+            UserId(users.resolve(id))
+        };
+        let (from, into) = self.store.put(|_, users| (user(users, from), user(users, into)));
+        (from != into).then_some((from, into))
     }
 
     /// The user whom `record` deletes.

@@ -184,7 +184,7 @@ proptest! {
             exclude: exclude.iter().map(|id| ItemId(*id)).collect(),
             filter: Some(Arc::new(asked.filter())),
             seed: 7,
-            served: Vec::new(), deadline: None,
+            boosts: Vec::new(), served: Vec::new(), deadline: None,
         };
         let bought = |item: u32| {
             let by = |(bought, who, what): &(bool, u8, u32)| {
@@ -238,7 +238,7 @@ proptest! {
         let pipeline = pipeline(&things, &events);
         let query = Query {
             user: None, now: NOW, n: 5, seeds: Vec::new(),
- exclude: Vec::new(), filter: None, seed: 7, served: Vec::new(), deadline: None,
+ exclude: Vec::new(), filter: None, seed: 7, boosts: Vec::new(), served: Vec::new(), deadline: None,
         };
         let scenario = &pipeline.release().scenarios["home"];
         let items = shown(&pipeline.recommend(scenario, &query, &mut Scratch::default()).slate);
@@ -294,6 +294,7 @@ fn an_item_that_a_filter_keeps_out_is_known_as_such() {
         exclude: Vec::new(),
         filter: Some(Arc::new(asked.filter())),
         seed: 7,
+        boosts: Vec::new(),
         served: Vec::new(),
         deadline: None,
     };

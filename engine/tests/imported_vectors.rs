@@ -71,6 +71,7 @@ fn an_item_without_a_vector_is_not_proposed_by_it_and_its_similarities_are_missi
         exclude: Vec::new(),
         filter: None,
         seed: 7,
+        boosts: Vec::new(),
         served: Vec::new(),
         deadline: None,
     };

@@ -199,6 +199,8 @@ pub struct Entities {
     hidden: Vec<bool>,
     /// Whether it was deleted, and not put again.
     gone: Vec<bool>,
+    /// For those that stand for another, which one.
+    merged: FxHashMap<u32, u32>,
     /// Those whose publication was set since [`take_published`](Self::take_published), with the time before.
     #[serde(skip)]
     newly_published: Vec<(u32, Timestamp)>,
@@ -211,6 +213,28 @@ impl Entities {
             fields.into_iter().map(|(name, kind)| (name.clone(), *kind)).collect();
         let columns = fields.iter().map(|(_, kind)| Column::new(*kind)).collect();
         Self { fields, columns, ..Self::default() }
+    }
+
+    /// The dense id of the one called `name`, or of the one that it was merged into.
+    pub fn find(&self, name: &str) -> Option<u32> {
+        self.names.0.get(name).map(|id| self.resolve(id))
+    }
+
+    /// `id`, or the one that it was merged into.
+    pub fn resolve(&self, id: u32) -> u32 {
+        let mut id = id;
+        while let Some(into) = self.merged.get(&id) {
+            id = *into;
+        }
+        id
+    }
+
+    /// Has `from` stand for `into` from now on, which may stand for another. Nothing happens if they are one already.
+    pub fn merge(&mut self, from: u32, into: u32) {
+        let (from, into) = (self.resolve(from), self.resolve(into));
+        if from != into {
+            self.merged.insert(from, into);
+        }
     }
 
     /// The dense id of `name`, the next free one if it is new.

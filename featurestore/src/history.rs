@@ -94,9 +94,10 @@ impl<'a> HistoryBuilder<'a> {
 
     /// The history, its events sorted by time.
     pub fn build(mut self) -> History {
-        let (deleted, mut i) = (self.deleted, 0);
-        self.history.events.retain(|event| {
+        let (deleted, users, mut i) = (self.deleted, &self.history.users, 0);
+        self.history.events.retain_mut(|event| {
             i += 1;
+            event.user = UserId(users.resolve(event.user.0));
             deleted.get(&event.user).is_none_or(|n_before| i > *n_before)
         });
         self.history.events.sort_by_key(|event| event.time);
@@ -125,6 +126,10 @@ pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
         Record::DeleteUser { id } => {
             let id = users.intern(id);
             users.delete(id);
+        }
+        Record::MergeUser { from, into } => {
+            let (from, into) = (users.intern(from), users.intern(into));
+            users.merge(from, into);
         }
     }
 }

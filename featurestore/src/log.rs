@@ -60,6 +60,14 @@ pub enum Record {
         /// How many records it gave.
         n: u32,
     },
+    /// Two users are one from now on: what `from` did lately is what `into` did, and what is said of `from` from here on is
+    /// said of `into`.
+    MergeUser {
+        /// The id of a user, or [what stands for a session](crate::history::SESSION_USER).
+        from: Box<str>,
+        /// The id of a user.
+        into: Box<str>,
+    },
 }
 
 /// An item of the catalogue, whole.

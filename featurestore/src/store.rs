@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, WHOLE};
 use crate::entities::{Column, Entities};
-use crate::event::{Event, EventTypeId};
+use crate::event::{Event, EventTypeId, MAX_EVENT_NUMBERS};
 use crate::ids::{ItemId, Scored, UserId};
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
 use crate::record::{RecordTable, Slot, SlotOp};
@@ -88,6 +88,23 @@ impl UserState {
             }
         }
         self.remember(event);
+    }
+
+    /// Folds the latest events of `other` into it, as those of `user`. The numbers that came with them are not known any more.
+    /// `codes`: the values that an item has of the field at a position.
+    pub(crate) fn take_over<C: Iterator<Item = u32>>(
+        &mut self,
+        other: &Self,
+        user: UserId,
+        plan: &FeaturePlan,
+        codes: impl Fn(ItemId, usize) -> C,
+    ) {
+        for Recent { time, item, kind, session } in &other.recent {
+            let numbers = [f32::NAN; MAX_EVENT_NUMBERS];
+            let event =
+                Event { time: *time, user, item: *item, session: *session, kind: *kind, numbers };
+            self.apply(&event, plan, |field| codes(*item, field));
+        }
     }
 
     fn remember(&mut self, event: &Event) {
@@ -236,13 +253,14 @@ impl EmbeddedStore {
     /// The dense ids of a user and an item, which are numbered if they are new.
     pub fn intern(&self, user: &str, item: &str) -> (UserId, ItemId) {
         if let Some(known) = self.view(|view| {
-            Some((UserId(view.users().names().get(user)?), ItemId(view.items().names().get(item)?)))
+            Some((UserId(view.users().find(user)?), ItemId(view.items().names().get(item)?)))
         }) {
             return known;
         }
         let mut state = self.write();
         let item = ItemId(state.items.intern(item));
-        (UserId(state.users.intern(user)), item)
+        let user = state.users.intern(user);
+        (UserId(state.users.resolve(user)), item)
     }
 
     /// Changes the catalogue. `change` gets items and users.
@@ -262,6 +280,24 @@ impl EmbeddedStore {
             newest.extend(items.published(id).or(first).map(|time| (time, item)));
         }
         result
+    }
+
+    /// Folds the latest events of `from`, which are kept one by one, into what is known of `into`, and forgets `from`.
+    /// Counts of items and boards have them already.
+    pub fn merge(&self, from: UserId, into: UserId) {
+        let mut state = self.write();
+        let State { user_states, items, .. } = &mut *state;
+        let most = from.index().max(into.index());
+        if from == into || !self.plan.keeps_users {
+            return;
+        }
+        if user_states.len() <= most {
+            user_states.resize_with(most + 1, || Arc::new(UserState::empty(&self.plan)));
+        }
+        let empty = Arc::new(UserState::empty(&self.plan));
+        let merged = std::mem::replace(&mut user_states[from.index()], empty);
+        let codes = |item: ItemId, field: usize| items.column(field).codes(item.0);
+        Arc::make_mut(&mut user_states[into.index()]).take_over(&merged, into, &self.plan, codes);
     }
 
     /// Forgets what was folded of the events of `user`; counts of items and boards stay.

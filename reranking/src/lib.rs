@@ -50,7 +50,7 @@ mod selection;
 mod served;
 mod similarity;
 
-pub use config::{InvalidRerank, KnownFields, Lookup, RerankConfig};
+pub use config::{BoostedValues, InvalidRerank, KnownFields, Lookup, RerankConfig};
 pub use journal::{Dropped, Move, Rule, Unmet};
 pub use propensity::{InvalidPropensity, Propensity};
 pub use rerank::{Reranked, Shown, rerank};

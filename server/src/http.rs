@@ -15,6 +15,7 @@ mod ids;
 mod impressions;
 mod keys;
 mod lists;
+mod merge;
 mod metrics;
 mod observer;
 mod operations;

@@ -257,3 +257,36 @@ fn the_pages_of_a_list_repeat_nothing_and_go_on_while_there_is_more() {
     let again = project.serve();
     assert_eq!(ids(&again.post("/v1/recommend", &short).json()).len(), 5);
 }
+
+#[test]
+fn a_boost_moves_a_category_up_or_down() {
+    let server = Project::trained(&Shop::default()).serve();
+    let ask = |boosts: Value| {
+        let question = json!({ "user_id": "u1", "n": 20, "boosts": boosts, "dry_run": true });
+        server.post("/v1/recommend", &question).json()
+    };
+    let of_category = |answer: &Value, category: usize| {
+        let items = answer["items"].as_array().expect("items").iter();
+        let number = |id: &str| id[1..].parse::<usize>().expect("the shop numbers its items");
+        items
+            .map(|item| number(item["id"].as_str().expect("an id")) % 10 == category)
+            .collect::<Vec<_>>()
+    };
+    let plain = ask(json!([]));
+    let first =
+        plain["items"][0]["id"].as_str().expect("an id")[1..].parse::<usize>().expect("n") % 10;
+    let boost = |factor: f64| json!([{ "field": "category", "in": [format!("c{first}"), "never"], "factor": factor }]);
+    let (up, down) = (ask(boost(100.0)), ask(boost(0.0)));
+    let n = of_category(&up, first).iter().take_while(|is_it| **is_it).count();
+    assert!(n > 1 && of_category(&up, first)[n..].iter().all(|is_it| !is_it), "{up}");
+    assert!(!of_category(&down, first)[0], "{down}");
+    for (boosts, words) in [
+        (json!([{ "field": "colour", "in": [], "factor": 2 }]), "/boosts/0/field"),
+        (json!([{ "field": "category", "in": [], "factor": -1 }]), "/boosts/0/factor"),
+        (json!([{ "field": "category", "factor": 2 }]), "/boosts/0"),
+    ] {
+        let refused = server.post("/v1/recommend", &json!({ "boosts": boosts }));
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        assert!(refused.body.contains(words), "{}", refused.body);
+    }
+}

@@ -13,9 +13,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::writer::{OpenLogError, lock, sync_folder_of, write_error};
 use super::{AppendError, EventLog, FsyncPolicy, ItemRecord, Position, Record, ScanError};
+use crate::history::user_name;
 
 /// Begins the names of users that stand for deleted ones. Ids from outside cannot hold it.
-const ERASED: &str = "\u{0}erased-";
+const ERASED: &str = "\u{0}\u{0}erased-";
 
 /// Records that are appended together.
 const BATCH: usize = 1_000;
@@ -80,14 +81,22 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// For each user that was deleted, the number of the last record that says so.
+/// For each user that was deleted, and for those that were merged into one, the number of the last record that says so.
 fn deletions(dir: &Path) -> Result<HashMap<String, usize>, ScanError> {
-    let mut deleted = HashMap::new();
+    let (mut deleted, mut merged) = (HashMap::new(), HashMap::<String, Vec<String>>::new());
     for (i, record) in EventLog::reader(dir, Position::START)?.enumerate() {
-        if let Record::DeleteUser { id } = record?
-            && !is_erased(&id)
-        {
-            deleted.insert(id.into(), i);
+        match record? {
+            Record::DeleteUser { id } if !is_erased(&id) => {
+                let mut names = vec![String::from(id)];
+                while let Some(name) = names.pop() {
+                    names.extend(merged.remove(&name).into_iter().flatten());
+                    deleted.insert(name, i);
+                }
+            }
+            Record::MergeUser { from, into } => {
+                merged.entry(into.into()).or_default().push(from.into());
+            }
+            _ => {}
         }
     }
     Ok(deleted)
@@ -104,9 +113,8 @@ fn write_without(
     let (mut batch, mut n_replaced) = (Vec::with_capacity(BATCH), 0);
     for (i, record) in EventLog::reader(dir, Position::START)?.enumerate() {
         let record = record?;
-        let user =
-            user_of(&record).filter(|user| deleted.get(*user).is_some_and(|last| i <= *last));
-        let user = user.map(str::to_owned);
+        let user = user_of(&record);
+        let user = user.filter(|user| deleted.get(user).is_some_and(|last| i <= *last));
         n_replaced += usize::from(user.is_some());
         replacing.push(record, user.as_deref(), &mut batch);
         if batch.len() >= BATCH {
@@ -120,12 +128,13 @@ fn write_without(
     Ok(n_replaced)
 }
 
-/// The user that `record` is about.
-fn user_of(record: &Record) -> Option<&str> {
+/// The user that `record` is about, as the state names it.
+fn user_of(record: &Record) -> Option<String> {
     match record {
-        Record::Event(event) => event.user.as_deref(),
-        Record::User(user) => Some(&user.id),
-        Record::DeleteUser { id } => Some(id),
+        Record::Event(event) => user_name(event),
+        Record::User(user) => Some(user.id.to_string()),
+        Record::DeleteUser { id } => Some(id.to_string()),
+        Record::MergeUser { from, .. } => Some(from.to_string()),
         Record::Item(_) | Record::DeleteItem { .. } | Record::Followed { .. } => None,
     }
 }
@@ -202,6 +211,26 @@ mod tests {
             time: Timestamp(time),
             ..NamedEvent::default()
         })
+    }
+
+    #[test]
+    fn what_a_deleted_user_did_in_a_merged_session_is_gone_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("log");
+        let of_session = Record::Event(NamedEvent {
+            session: Some("secret-visit".into()),
+            item: "x".into(),
+            ..NamedEvent::default()
+        });
+        let merge = Record::MergeUser { from: "\0secret-visit".into(), into: "gone".into() };
+        let (mut log, _) = EventLog::open(&dir, FsyncPolicy::Never).unwrap();
+        log.append(&[of_session, merge, Record::DeleteUser { id: "gone".into() }]).unwrap();
+        drop(log);
+        assert_eq!(compact(&dir).unwrap(), Compacted { n_users: 2, n_records: 3 });
+        let text = std::fs::read(dir.join("00000000.log")).unwrap();
+        for name in [&b"gone"[..], b"secret-visit"] {
+            assert!(!text.windows(name.len()).any(|bytes| bytes == name));
+        }
     }
 
     #[test]

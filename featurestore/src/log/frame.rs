@@ -25,6 +25,7 @@ pub(super) enum RecordRef<'a> {
     DeleteItem { id: &'a str },
     DeleteUser { id: &'a str },
     Followed { stamp: u64, n: u32 },
+    MergeUser { from: &'a str, into: &'a str },
 }
 
 impl<'a> From<&'a Record> for RecordRef<'a> {
@@ -36,6 +37,7 @@ impl<'a> From<&'a Record> for RecordRef<'a> {
             Record::DeleteItem { id } => Self::DeleteItem { id },
             Record::DeleteUser { id } => Self::DeleteUser { id },
             Record::Followed { stamp, n } => Self::Followed { stamp: *stamp, n: *n },
+            Record::MergeUser { from, into } => Self::MergeUser { from, into },
         }
     }
 }
@@ -249,6 +251,7 @@ mod tests {
             Record::User(UserRecord { id: "u".into(), ..UserRecord::default() }),
             Record::DeleteItem { id: "a".into() },
             Record::DeleteUser { id: "u".into() },
+            Record::MergeUser { from: "\0s".into(), into: "u".into() },
         ];
         for record in &records {
             let mut bytes = Vec::new();

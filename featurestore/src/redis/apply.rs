@@ -10,14 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::keys::{Keys, LOADED};
 use super::near::Known;
 use super::nodes::{Command, RedisError};
 use super::packed::{Change, Noted, Stamp, Tail, pack_base, pack_record};
 use super::{Generation, RedisStore, Wanted};
-use crate::ids::UserId;
+use crate::ids::{ItemId, UserId};
 use crate::plan::FeaturePlan;
 use crate::store::{UserState, fold_item};
 
@@ -92,6 +92,8 @@ struct UserValue {
 struct Working {
     users: FxHashMap<UserId, Folding<UserValue>>,
     records: FxHashMap<Wanted, Folding<Vec<f64>>>,
+    /// Users that were merged into others, which are written before them.
+    emptied: FxHashSet<UserId>,
 }
 
 impl Working {
@@ -110,18 +112,40 @@ impl Working {
         })
     }
 
-    /// Folds `change` into every value that does not know it.
-    fn fold(&mut self, change: &Change, plan: &FeaturePlan) {
+    /// Folds `change` into every value that does not know it. `codes`: the values that an item has of the field at a position.
+    fn fold(
+        &mut self,
+        change: &Change,
+        plan: &FeaturePlan,
+        codes: &dyn Fn(ItemId, usize) -> Vec<u32>,
+    ) {
         match change {
             Change::Event(noted) => self.fold_event(noted, plan),
-            Change::Forget { stamp, user } => {
-                let user = self.user(*user, plan);
-                if user.read < *stamp || *stamp == 0 {
-                    let (state, tail) = (UserState::empty(plan), Tail::default());
-                    user.value = UserValue { state, tail, is_folded: true };
-                    user.folded = Some(*stamp);
+            Change::Merge { stamp, from, into } => {
+                let source = self.user(*from, plan).value.state.clone();
+                let target = self.user(*into, plan);
+                // It is written before the source is emptied: once it knows of this, the source is not looked at any more.
+                if target.read < *stamp || *stamp == 0 {
+                    target.value.state.take_over(&source, *into, plan, |item, field| {
+                        codes(item, field).into_iter()
+                    });
+                    target.value.tail = Tail::default();
+                    target.value.is_folded = true;
+                    target.folded = Some(*stamp);
                 }
+                self.forget(*from, *stamp, plan);
+                self.emptied.insert(*from);
             }
+            Change::Forget { stamp, user } => self.forget(*user, *stamp, plan),
+        }
+    }
+
+    fn forget(&mut self, user: UserId, stamp: Stamp, plan: &FeaturePlan) {
+        let user = self.user(user, plan);
+        if user.read < stamp || stamp == 0 {
+            let (state, tail) = (UserState::empty(plan), Tail::default());
+            user.value = UserValue { state, tail, is_folded: true };
+            user.folded = Some(stamp);
         }
     }
 
@@ -178,7 +202,8 @@ impl RedisStore {
         let Some(last) = changes.last().map(Change::stamp) else { return Ok(()) };
         for _ in 0..MAX_TRIES {
             let mut working = self.read_values(changes)?;
-            changes.iter().for_each(|change| working.fold(change, &self.plan));
+            let codes = |item, field| self.codes_of(item, field);
+            changes.iter().for_each(|change| working.fold(change, &self.plan, &codes));
             if self.write_records(&working)? && self.write_users(&working)? {
                 self.keep_near(working);
                 return self.raise_applied(last);
@@ -189,12 +214,17 @@ impl RedisStore {
         )))
     }
 
+    /// The values that `item` has of the field at a position, as the catalogue is now.
+    fn codes_of(&self, item: ItemId, field: usize) -> Vec<u32> {
+        self.catalogue.view(|view| view.items().column(field).codes(item.0).collect())
+    }
+
     fn read_values(&self, changes: &[Change]) -> Result<Working, RedisError> {
         let until = Instant::now() + ROUND_TRIP;
         let mut working = Working::default();
         let (mut users, mut records) = (Vec::new(), Vec::new());
         for change in changes {
-            users.push(change.user());
+            users.extend(change.users());
             let Change::Event(noted) = change else { continue };
             records.push(Wanted::Item(noted.event.item));
             for (i, (field, _)) in self.plan.fields.iter().enumerate() {
@@ -250,7 +280,7 @@ impl RedisStore {
     /// Whether all were written.
     fn write_users(&self, working: &Working) -> Result<bool, RedisError> {
         let keys = self.keys();
-        let mut commands = Vec::new();
+        let (mut commands, mut last) = (Vec::new(), Vec::new());
         for (user, folding) in &working.users {
             let Some(stamp) = folding.folded else { continue };
             let (tail, base) = self.user_keys(&keys, *user);
@@ -258,9 +288,11 @@ impl RedisStore {
             let mut cmd = ::redis::cmd("EVAL");
             cmd.arg(WRITE_USER).arg(2).arg(&tail).arg(base);
             cmd.arg(&folding.read.to_le_bytes()).arg(new_tail).arg(new_base);
+            let is_last = working.emptied.contains(user);
+            let commands = if is_last { &mut last } else { &mut commands };
             commands.push(Command::new(&tail, &cmd));
         }
-        self.all_zero(&commands)
+        Ok(self.all_zero(&commands)? && self.all_zero(&last)?)
     }
 
     fn user_keys(&self, keys: &Keys, user: UserId) -> (String, String) {
@@ -351,7 +383,10 @@ impl RedisStore {
         keep: Option<&[String]>,
     ) -> Result<Generation, RedisError> {
         let mut working = Working::default();
-        let generation = &changes(&mut |change| working.fold(&change.unstamped(), &self.plan));
+        let codes = |item, field| self.codes_of(item, field);
+        let generation = &changes(&mut |change| {
+            working.fold(&change.unstamped(), &self.plan, &codes);
+        });
         let keys = Keys { generation: generation.name.clone(), ..self.keys() };
         let mut commands = Vec::new();
         for (key, record) in &working.records {

@@ -102,6 +102,15 @@ pub struct Noted {
 pub enum Change {
     /// An event counts.
     Event(Noted),
+    /// What a user did lately is what another did.
+    Merge {
+        /// The entry that says so.
+        stamp: Stamp,
+        /// Of whom nothing is known afterwards.
+        from: UserId,
+        /// Who did it.
+        into: UserId,
+    },
     /// What is known of a user is forgotten.
     Forget {
         /// The entry that says so.
@@ -115,15 +124,18 @@ impl Change {
     /// The entry that it came with.
     pub fn stamp(&self) -> Stamp {
         match self {
-            Self::Event(Noted { stamp, .. }) | Self::Forget { stamp, .. } => *stamp,
+            Self::Event(Noted { stamp, .. })
+            | Self::Merge { stamp, .. }
+            | Self::Forget { stamp, .. } => *stamp,
         }
     }
 
     /// Whom it changes.
-    pub(super) fn user(&self) -> UserId {
+    pub(super) fn users(&self) -> Vec<UserId> {
         match self {
-            Self::Event(noted) => noted.event.user,
-            Self::Forget { user, .. } => *user,
+            Self::Event(noted) => vec![noted.event.user],
+            Self::Merge { from, into, .. } => vec![*from, *into],
+            Self::Forget { user, .. } => vec![*user],
         }
     }
 
@@ -131,6 +143,7 @@ impl Change {
     pub(super) fn unstamped(self) -> Self {
         match self {
             Self::Event(noted) => Self::Event(Noted { stamp: 0, ..noted }),
+            Self::Merge { from, into, .. } => Self::Merge { stamp: 0, from, into },
             Self::Forget { user, .. } => Self::Forget { stamp: 0, user },
         }
     }

@@ -166,6 +166,7 @@ impl Question {
             exclude,
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             seed: self.seed,
+            boosts: self.request.boosts.clone(),
             served: self.served(&scenario),
             deadline: Some(self.deadline(&scenario)),
         };
@@ -329,6 +330,7 @@ impl Question {
             exclude_ids: self.request.exclude_ids.iter().cloned().chain(left_out).collect(),
             seed_items: self.request.seed_items.clone(),
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
+            boosts: self.request.boosts.clone(),
             diversity: self.request.diversity,
         }
     }

@@ -221,6 +221,7 @@ fn query_of(engine: &Engine, pipeline: &Pipeline, impression: &Impression) -> Qu
         seeds: resolve(pipeline, &asked.seed_items).0,
         exclude: resolve(pipeline, &asked.exclude_ids).0,
         filter: asked.filter.clone(),
+        boosts: asked.boosts.clone(),
         served: served.into_iter().filter(before).collect(),
         seed: asked.seed,
         deadline: None,

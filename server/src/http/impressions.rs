@@ -16,7 +16,7 @@ use engine::filter::Filter;
 use featurestore::history::SESSION_USER;
 use featurestore::{Span, Timestamp};
 use prometheus_client::metrics::counter::Counter;
-use reranking::Propensity;
+use reranking::{BoostedValues, Propensity};
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a user was shown by one answer.
@@ -74,6 +74,9 @@ pub(super) struct Asked {
     /// What was allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) filter: Option<Arc<Filter>>,
+    /// What was to gain or lose.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) boosts: Vec<BoostedValues>,
     /// How diverse the list was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) diversity: Option<f32>,

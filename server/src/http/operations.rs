@@ -15,10 +15,11 @@ use super::events::{self, Report, SentEvent};
 use super::explain::{self, Explained};
 use super::keys::Access;
 use super::lists::{self, Rank, Similar};
+use super::merge::{Merge, Merged};
 use super::problem::Details;
 use super::recommend::{self, Batch};
 use super::request::{OF_LIST, OF_PLACEMENT, Request};
-use super::{docs, health, releases};
+use super::{docs, health, merge, releases};
 
 /// A method of a path.
 pub(super) struct Operation {
@@ -152,6 +153,15 @@ pub(super) fn operations() -> Vec<Operation> {
                 Access::To(Scope::Events),
                 "Take in what users did",
                 web::post().to(events::post),
+            )
+        },
+        Operation {
+            answer: Form::Type(of::<Merged>),
+            ..post::<Merge>(
+                "/v1/users/{id}/merge",
+                Access::To(Scope::Events),
+                "A session or another user turns out to be this one",
+                web::post().to(merge::post),
             )
         },
         Operation {

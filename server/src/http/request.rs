@@ -10,7 +10,9 @@ use engine::filter::{Filter, FilterFault};
 use engine::pipeline::Pipeline;
 use engine::release::{Release, ScenarioPlan};
 use featurestore::history::SESSION_USER;
+use featurestore::schema::FieldKind;
 use featurestore::{ItemId, UserId};
+use reranking::BoostedValues;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -31,6 +33,11 @@ pub(super) const MAX_SEEDS: usize = 100;
 
 /// Most fields that a request may ask for.
 const MAX_FIELDS: usize = 64;
+
+/// Most boosts of a request, values of one, and how much they may multiply relevance.
+const MAX_BOOSTS: usize = 32;
+const MAX_BOOSTED: usize = 1_000;
+const MAX_FACTOR: f32 = 1_000.0;
 
 /// Longest time that a request may give, in milliseconds.
 const MAX_DEADLINE_MS: u64 = 60_000;
@@ -55,11 +62,12 @@ pub(super) struct Request {
     pub(super) seed_items: Vec<String>,
     /// What the page before was answered with.
     pub(super) page_token: Option<String>,
-    /// Not supported yet, as the one that follows.
+    /// Not supported yet.
     #[schema(value_type = Option<Object>)]
     pub(super) context: Value,
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub(super) boosts: Value,
+    /// Categories that gain or lose: a field, some of its values, and a factor.
+    #[schema(value_type = Vec<Object>)]
+    pub(super) boosts: Vec<BoostedValues>,
     /// Items to leave out.
     pub(super) exclude_ids: Vec<String>,
     /// The placement's if left out.
@@ -87,7 +95,7 @@ impl Default for Request {
             seed_items: Vec::new(),
             page_token: None,
             context: Value::Null,
-            boosts: Value::Null,
+            boosts: Vec::new(),
             exclude_ids: Vec::new(),
             diversity: None,
             return_fields: Vec::new(),
@@ -181,9 +189,8 @@ impl Request {
 
     /// What the contract has and this version does not do. It is refused rather than ignored.
     fn unsupported(&self) -> Vec<Fault> {
-        let parts = [("/context", &self.context), ("/boosts", &self.boosts)];
-        let used = parts.into_iter().filter(|(_, value)| !is_empty(value));
-        used.map(|(pointer, _)| Fault::new(pointer, "is not supported yet")).collect()
+        let fault = || Fault::new("/context", "is not supported yet");
+        if is_empty(&self.context) { Vec::new() } else { vec![fault()] }
     }
 
     fn check_numbers(&self, faults: &mut Vec<Fault>) {
@@ -194,6 +201,16 @@ impl Request {
         {
             let message = format!("is {diversity}, must be from 0 to 1");
             faults.push(Fault::new("/diversity", message));
+        }
+        for (i, boost) in self.boosts.iter().enumerate() {
+            if !(0.0..=MAX_FACTOR).contains(&boost.factor) {
+                let message = format!("is {}, must be from 0 to {MAX_FACTOR}", boost.factor);
+                faults.push(Fault::new(format!("/boosts/{i}/factor"), message));
+            }
+            if boost.values.len() > MAX_BOOSTED {
+                let message = format!("has {} values, at most {MAX_BOOSTED}", boost.values.len());
+                faults.push(Fault::new(format!("/boosts/{i}/in"), message));
+            }
         }
         let allowed = 1..=MAX_DEADLINE_MS;
         if let Some(deadline) = self.deadline_ms.filter(|deadline| !allowed.contains(deadline)) {
@@ -207,6 +224,7 @@ impl Request {
             ("/exclude_ids", self.exclude_ids.len(), MAX_EXCLUDED),
             ("/seed_items", self.seed_items.len(), MAX_SEEDS),
             ("/return_fields", self.return_fields.len(), MAX_FIELDS),
+            ("/boosts", self.boosts.len(), MAX_BOOSTS),
         ];
         for (pointer, n, most) in lists {
             if n > most {
@@ -261,6 +279,20 @@ impl Request {
         if !faults.is_empty() {
             return Err(Problem::unprocessable("invalid_filter", faults));
         }
+        let categories: Vec<&str> = known
+            .iter()
+            .filter(|(_, kind)| **kind == FieldKind::Category)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let faults = self.boosts.iter().enumerate().filter_map(|(i, boost)| {
+            let is_known = categories.contains(&boost.field.as_str());
+            let message = unknown("category field", &boost.field, categories.iter().copied());
+            (!is_known).then(|| Fault::new(format!("/boosts/{i}/field"), message))
+        });
+        let faults: Vec<Fault> = faults.collect();
+        if !faults.is_empty() {
+            return Err(Problem::unprocessable("unknown_field", faults));
+        }
         let fields = self.return_fields.iter().enumerate();
         let unknown_fields = fields.filter(|(_, field)| !known.contains_key(*field));
         let fault = |(i, field): (usize, &String)| {
@@ -289,7 +321,7 @@ impl Request {
     /// The user called `name`, if known to the state.
     pub(super) fn user_named(pipeline: &Pipeline, name: Option<String>) -> Option<UserId> {
         let name = name?;
-        pipeline.store().view(|view| view.users().names().get(&name).map(UserId))
+        pipeline.store().view(|view| view.users().find(&name).map(UserId))
     }
 }
 

@@ -595,6 +595,7 @@ impl Engine {
                         exclude: Vec::new(),
                         filter: None,
                         seed: 0,
+                        boosts: Vec::new(),
                         served: Vec::new(),
                         deadline: None,
                     };
