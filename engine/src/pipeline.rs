@@ -27,6 +27,7 @@ use reranking::{BoostedValues, HideServed, Lookup, RerankConfig, Reranked, Rules
 use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
 use retrieval::sources::{Ask, SourceScratch};
+use retrieval::vectors::cosine;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::filter::Filter;
@@ -701,9 +702,19 @@ impl RequestFeatures<'_> {
         }
     }
 
+    /// The vector of `item`; that of its fields, if it is newer than the models.
+    fn vector(&self, item: ItemId) -> Option<&[f32]> {
+        let of_delta = || {
+            let delta = &self.sources.delta;
+            let at = delta.binary_search_by_key(&item, |(item, _)| *item).ok()?;
+            Some(&delta[at].1[..])
+        };
+        self.release.models.vectors().get(item).or_else(of_delta)
+    }
+
     fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {
         let models = &self.release.models;
-        let Some(vector) = models.vectors().get(item) else { return f32::NAN };
+        let Some(vector) = self.vector(item) else { return f32::NAN };
         match aggregate {
             Aggregate::Sum if self.sources.user_vector.is_empty() => f32::NAN,
             Aggregate::Sum => retrieval::vectors::dot(&self.sources.user_vector, vector),
@@ -712,10 +723,11 @@ impl RequestFeatures<'_> {
                 .history
                 .latest
                 .first()
-                .map_or(f32::NAN, |(last, _)| models.cosine_of(*last, item)),
+                .map_or(f32::NAN, |(last, _)| cosine(models.vectors().row(*last), vector)),
             Aggregate::Max => {
                 let latest = self.sources.history.latest.iter().take(EMBEDDING_MAX_OVER);
-                latest.map(|(other, _)| models.cosine_of(*other, item)).fold(f32::NAN, f32::max)
+                let cosines = latest.map(|(other, _)| cosine(models.vectors().row(*other), vector));
+                cosines.fold(f32::NAN, f32::max)
             }
         }
     }

@@ -230,7 +230,9 @@ impl Trainer<'_> {
         metrics.extend(gate);
         let index = HnswConfig { n_threads: self.n_threads, ..HnswConfig::default() };
         let (until, embedding) = (fitted.windows.until, &fitted.embedding);
-        let models = self.fit_models(until, "to serve", embedding, Some(index), progress)?;
+        let mut models = self.fit_models(until, "to serve", embedding, Some(index), progress)?;
+        progress(Progress::Stage("retrieval to serve: vectors from fields".into()));
+        models.fit_field_vectors(&self.history.items);
         metrics.extend(models.index_recall.map(|recall| ("index_recall".to_owned(), recall)));
         let ranker = match &fitted.judged.ranker {
             Some(Ranker::Forest(forest)) => Some(Ranker::Forest(forest.clone())),

@@ -6,6 +6,7 @@
 pub mod mapped;
 
 pub mod embedding;
+pub mod field_vectors;
 pub mod ials;
 pub mod vectors;
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use featurestore::{Interaction, ItemId, Timestamp, UserId};
+use featurestore::{Entities, Interaction, ItemId, Timestamp, UserId};
 
 use crate::embedding::{Embedding, EmbeddingConfig};
+use crate::field_vectors::FieldVectors;
 use crate::hnsw::{BuildIndexError, HnswConfig, SearchScratch, VectorIndex, recall_against_exact};
 use crate::ials::{FitIalsError, FoldInScratch, PreferenceWeighting, Preferences};
 use crate::item_item::{CoVisitation, CosineItems};
@@ -38,12 +39,15 @@ pub struct Models {
     pub co_visitation: ItemRows,
     /// Neighbours by cosine.
     pub cosine: ItemRows,
+    /// Vectors of later items, from their fields; `None` in models that are asked about these items alone.
+    pub field_vectors: Option<FieldVectors>,
 }
 
 const VECTORS: &str = "vectors.bin";
 const GRAPH: &str = "graph.bin";
 const CO_VISITATION: &str = "co_visitation.bin";
 const COSINE: &str = "cosine.bin";
+const FIELD_VECTORS: &str = "field_vectors.bin";
 
 impl Models {
     /// Fits all models on `interactions`, sorted by time, as of `now`. `stage` is told what is fitted next.
@@ -77,7 +81,13 @@ impl Models {
             VectorIndex::Exact => None,
             VectorIndex::Hnsw(_) => Some(sampled_recall(&index, &embedding, interactions)),
         };
-        Ok(Self { embedding, index, index_recall, co_visitation, cosine })
+        let field_vectors = None;
+        Ok(Self { embedding, index, index_recall, co_visitation, cosine, field_vectors })
+    }
+
+    /// Fits what gives later items a vector, from the fields of `items`.
+    pub fn fit_field_vectors(&mut self, items: &Entities) {
+        self.field_vectors = Some(FieldVectors::fit(self.vectors(), items));
     }
 
     /// Item vectors, `[n_items, dim]`; zeros for items without one.
@@ -104,6 +114,9 @@ impl Models {
         self.index.save(&folder.join(GRAPH))?;
         self.embedding.save(folder)?;
         self.co_visitation.save(&folder.join(CO_VISITATION))?;
+        if let Some(field_vectors) = &self.field_vectors {
+            field_vectors.save(&folder.join(FIELD_VECTORS))?;
+        }
         self.cosine.save(&folder.join(COSINE))
     }
 
@@ -117,7 +130,17 @@ impl Models {
         let embedding = Embedding::open(folder, &vectors)?;
         let co_visitation = ItemRows::open(&folder.join(CO_VISITATION))?;
         let cosine = ItemRows::open(&folder.join(COSINE))?;
-        Ok(Self { embedding, index, index_recall: None, co_visitation, cosine })
+        // Releases that were made before there were any do not have them.
+        let path = folder.join(FIELD_VECTORS);
+        let fields = path.exists().then(|| FieldVectors::open(&path, vectors.dim())).transpose()?;
+        Ok(Self {
+            embedding,
+            index,
+            index_recall: None,
+            co_visitation,
+            cosine,
+            field_vectors: fields,
+        })
     }
 }
 

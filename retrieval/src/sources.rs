@@ -15,6 +15,7 @@ use crate::item_item::{ScoreScratch, score_history};
 use crate::item_set::ItemSet;
 use crate::merge::SourceList;
 use crate::models::Models;
+use crate::vectors::dot;
 
 /// The kinds of sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +288,8 @@ pub struct SourceScratch {
     pub cosine: ScoreScratch,
     /// The vector of the user; empty if nothing is known that would give one.
     pub user_vector: Vec<f32>,
+    /// Items newer than the models, with the vectors that their fields give them.
+    pub delta: Vec<(ItemId, Vec<f32>)>,
     fold_in: FoldInScratch,
     index: SearchScratch,
 }
@@ -315,6 +318,9 @@ pub struct Ask<'a> {
     pub among: Option<&'a ItemSet>,
 }
 
+/// So many of the items that are newer than the models are scanned, the latest ones: train anew before there are more.
+const MAX_DELTA: u32 = 5_000;
+
 /// Up to so many items, those that pass a filter are looked at one by one; of more, those that the lists begin with.
 const FEW_PASSING: usize = 50_000;
 
@@ -327,6 +333,20 @@ impl Ask<'_> {
         let weight = self.weights.iter().copied().fold(0.0, f32::max);
         scratch.history.put_first(&seeds, weight);
         self.measure(scratch);
+        self.read_delta(scratch);
+    }
+
+    /// Reads the items that are newer than the models.
+    fn read_delta(&self, scratch: &mut SourceScratch) {
+        scratch.delta.clear();
+        let Some(fields) = &self.models.field_vectors else { return };
+        self.store.view(|view| {
+            let items = view.items();
+            let n = items.len() as u32;
+            let first = (self.models.n_items() as u32).max(n.saturating_sub(MAX_DELTA));
+            let vector = |id: u32| Some((ItemId(id), fields.vector(items, id)?));
+            scratch.delta.extend((first..n).filter_map(vector));
+        });
     }
 
     /// Measures the similarities of `items` to all items, as if the user had done nothing else. Each comes at most once;
@@ -339,6 +359,7 @@ impl Ask<'_> {
         all.clone_from(latest);
         all.sort_unstable_by_key(|(item, _)| *item);
         self.measure(scratch);
+        self.read_delta(scratch);
     }
 
     fn measure(&self, scratch: &mut SourceScratch) {
@@ -409,12 +430,20 @@ impl Ask<'_> {
         if scratch.user_vector.is_empty() {
             return Vec::new();
         }
-        let SourceScratch { user_vector, index: room, .. } = scratch;
+        let SourceScratch { user_vector, index: room, delta, .. } = scratch;
         let (index, vectors) = (&self.models.index, self.models.vectors());
-        match self.among {
+        let mut nearest = match self.among {
             Some(set) => index.search_among(vectors, user_vector, n, set, room),
             None => index.search(vectors, user_vector, n, self.accept, room),
+        };
+        let newer = delta.iter().filter(|(item, _)| (self.accept)(*item));
+        let before = nearest.len();
+        nearest
+            .extend(newer.map(|(item, row)| Scored { item: *item, score: dot(user_vector, row) }));
+        if nearest.len() > before {
+            keep_best(&mut nearest, n);
         }
+        nearest
     }
 
     fn own_history(&self, n: usize, slot: SlotId) -> Vec<Scored> {

@@ -126,7 +126,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// The cosine of two rows of one length, in `[-1, 1]`; NaN if one is zero, or so short that its square is.
-pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
     // Of an item that nearly nothing is known of the vector is nearly zero: the product of two squares would be zero in
     // single precision, and the quotient infinite.
     let norms = (f64::from(dot(a, a)) * f64::from(dot(b, b))).sqrt();

@@ -244,3 +244,44 @@ fn a_replay_finds_the_features_of_a_changed_catalogue_bit_equal() {
     let verified = project.run(["verify-features", "--json"]).done().json();
     assert_eq!(verified["different"], json!([]), "{verified}");
 }
+
+#[test]
+fn an_item_newer_than_the_release_is_proposed_by_its_fields_at_once() {
+    let server = Project::trained(&Shop::default()).serve();
+    let ask = |user: &str| {
+        let question = json!({ "user_id": user, "n": 200, "explain": "full", "dry_run": true });
+        server.post("/v1/recommend", &question).json()
+    };
+    let categories = |answer: &Value| {
+        let items = answer["items"].as_array().expect("items").iter().take(10);
+        let category =
+            |id: &str| id[1..].parse::<usize>().expect("the shop numbers its items") % 10;
+        items.map(|item| category(item["id"].as_str().expect("an id"))).collect::<Vec<_>>()
+    };
+    // One of the user's favourite categories, and one that the user does not care for.
+    let liked = categories(&ask("u1"));
+    let favourite = liked[0];
+    let other = (0..10).find(|category| !liked.contains(category)).expect("nobody likes all");
+    let put = |id: &str, category: usize| {
+        let item = json!({ "fields": { "category": format!("c{category}"), "price": 5.0 } });
+        server.put(&format!("/v1/items/{id}"), &item).json();
+    };
+    put("new-liked", favourite);
+    put("new-other", other);
+    put("new-unknown", 77);
+    let answer = ask("u1");
+    let found = |id: &str| {
+        let items = answer["items"].as_array().expect("items");
+        items.iter().position(|item| item["id"] == id)
+    };
+    let place = found("new-liked").unwrap_or_else(|| panic!("it is not proposed: {answer}"));
+    let sources = &answer["items"][place]["explanation"]["sources"];
+    let by_embedding =
+        sources.as_array().expect("sources").iter().find(|s| s["source"] == "embedding");
+    assert!(by_embedding.is_some_and(|it| it["rank"].is_number()), "{sources}");
+    assert!(found("new-other").is_none_or(|other| other > place), "{place}");
+    assert_eq!(found("new-unknown"), None, "nothing is known of it");
+    server.patch("/v1/items/new-liked", &json!({ "hidden": true })).json();
+    let hidden = ask("u1");
+    assert!(!hidden.to_string().contains("new-liked"));
+}

@@ -403,11 +403,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_refused_rather_than_ignored() {
-        for (json, pointer) in
-            [(r#"{"context": {"device": "phone"}}"#, "/context"), (r#"{"boosts": [1]}"#, "/boosts")]
-        {
-            let message = check(json).unwrap_err();
-            assert!(message.contains("not_supported") && message.contains(pointer), "{message}");
-        }
+        let message = check(r#"{"context": {"device": "phone"}}"#).unwrap_err();
+        assert!(message.contains("not_supported") && message.contains("/context"), "{message}");
     }
 }
