@@ -27,8 +27,8 @@ use crate::config::StoreConfig;
 use crate::pipeline::Pipeline;
 use crate::release::Release;
 use crate::state::{
-    Keeps, Noted as Noting, OpenStateError, State, WriteSnapshotError, fingerprint, log_folder,
-    open_store, write_snapshot,
+    Effect, Keeps, OpenStateError, State, WriteSnapshotError, fingerprint, log_folder, open_store,
+    write_snapshot,
 };
 
 /// How long an append waits until its entry has come back and is in the features.
@@ -547,11 +547,11 @@ fn take_in(
     outcomes
 }
 
-fn note(change: Noting<'_>, stamp: Stamp) -> Change {
+fn note(change: Effect<'_>, stamp: Stamp) -> Change {
     let (event, items) = match change {
-        Noting::Event(event, items) => (event, items),
-        Noting::Forget(user) => return Change::Forget { stamp, user },
-        Noting::Merge { from, into } => return Change::Merge { stamp, from, into },
+        Effect::Event(event, items) => (event, items),
+        Effect::Forget(user) => return Change::Forget { stamp, user },
+        Effect::Merge { from, into } => return Change::Merge { stamp, from, into },
     };
     let fields = 0..items.n_fields().min(usize::from(u8::MAX));
     let codes = fields.flat_map(|field| {
@@ -712,7 +712,7 @@ fn known_event(event: &NamedEvent, stamp: Stamp, state: &State) -> Option<Change
             kind: schema.event_type(&event.kind)?,
             numbers: schema.numbers_of(event),
         };
-        Some(note(Noting::Event(&event, view.items()), stamp))
+        Some(note(Effect::Event(&event, view.items()), stamp))
     })
 }
 

@@ -33,7 +33,7 @@ pub fn log_folder(data_dir: &Path) -> PathBuf {
 }
 
 /// What a record changes in the features.
-pub enum Noted<'a> {
+pub enum Effect<'a> {
     /// An event counts, as of this catalogue.
     Event(&'a Event, &'a Entities),
     /// What `from` did lately is what `into` did.
@@ -333,7 +333,7 @@ impl State {
         &mut self,
         records: impl Iterator<Item = &'r Record>,
         stamp: u64,
-        mut note: impl FnMut(Noted<'_>),
+        mut note: impl FnMut(Effect<'_>),
     ) {
         for record in records {
             self.apply_noting(record, &mut note);
@@ -367,7 +367,7 @@ impl State {
     pub fn follow_noting(
         &mut self,
         mut records: Records,
-        mut note: impl FnMut(Noted<'_>),
+        mut note: impl FnMut(Effect<'_>),
     ) -> Result<(), ScanError> {
         while let Some(record) = records.next() {
             match &record? {
@@ -455,21 +455,21 @@ impl State {
         }
     }
 
-    fn apply_noting(&mut self, record: &Record, note: &mut impl FnMut(Noted<'_>)) {
+    fn apply_noting(&mut self, record: &Record, note: &mut impl FnMut(Effect<'_>)) {
         match record {
             Record::Event(event) => {
                 if let Some(event) = self.apply_event(event) {
-                    self.store.view(|view| note(Noted::Event(&event, view.items())));
+                    self.store.view(|view| note(Effect::Event(&event, view.items())));
                 }
             }
             other => {
                 let merged = self.merged_by(other);
                 self.apply(other);
                 if let Some((from, into)) = merged {
-                    note(Noted::Merge { from, into });
+                    note(Effect::Merge { from, into });
                 }
                 if let Some(user) = self.deleted_by(other) {
-                    note(Noted::Forget(user));
+                    note(Effect::Forget(user));
                 }
             }
         }
