@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -17,6 +17,9 @@ use crate::history::user_name;
 
 /// Begins the names of users that stand for deleted ones. Ids from outside cannot hold it.
 const ERASED: &str = "\u{0}\u{0}erased-";
+
+/// The extension of the other log.
+const BESIDE: &str = "compacted";
 
 /// Records that are appended together.
 const BATCH: usize = 1_000;
@@ -60,7 +63,7 @@ pub fn compact(dir: &Path) -> Result<Compacted, CompactError> {
     if deleted.is_empty() {
         return Ok(Compacted::default());
     }
-    let beside = dir.with_extension("compacted");
+    let beside = beside(dir);
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| OpenLogError::Write { path, source }
@@ -72,6 +75,19 @@ pub fn compact(dir: &Path) -> Result<Compacted, CompactError> {
     sync_folder_of(dir).map_err(fail(dir))?;
     remove(&beside).map_err(fail(&beside))?;
     Ok(Compacted { n_users: deleted.len(), n_records })
+}
+
+/// Where a new log is written, and where the old one is until it is removed.
+fn beside(dir: &Path) -> PathBuf {
+    dir.with_extension(BESIDE)
+}
+
+/// Removes what a compaction of the log in the folder `dir` that was killed has left, which may tell of deleted users.
+pub(super) fn remove_abandoned(dir: &Path) -> io::Result<()> {
+    match dir.extension().is_some_and(|extension| extension == BESIDE) {
+        true => Ok(()),
+        false => remove(&beside(dir)),
+    }
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
@@ -281,5 +297,10 @@ mod tests {
         // Its id, and the event's id, in what came after.
         assert_eq!(n, 2);
         assert_eq!(compact(&dir).unwrap(), Compacted::default());
+        // One that was killed has left the old log beside.
+        let left = beside(&dir);
+        std::fs::create_dir(&left).unwrap();
+        EventLog::open(&dir, FsyncPolicy::Never).unwrap();
+        assert!(!left.exists());
     }
 }

@@ -122,6 +122,7 @@ impl EventLog {
         std::fs::create_dir_all(dir).map_err(|e| write_error(dir, e))?;
         let lock = lock(dir)?;
         staged::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
+        compact::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
         let unfinished_bytes = finish_last_segment(dir)?;
         let (ids, end, mut opened) = check(dir, n_event_ids)?;
         opened.cut_bytes += unfinished_bytes;
