@@ -115,7 +115,7 @@ pub struct Scratch {
     pub candidates: Candidates,
     /// Their features, column-major `[n_features, n_candidates]`.
     pub columns: Vec<f32>,
-    /// Their scores, in the order of the candidates; of another request if this one was not ranked.
+    /// Their scores, in the order of the candidates; empty if they were not ranked.
     pub scores: Vec<f32>,
     /// Probabilities of the events that a value model weighs, `[n_objectives, n_candidates]`.
     probabilities: Vec<f32>,
@@ -409,6 +409,7 @@ impl Pipeline {
         let Some(ranker) = self.release.ranker.as_ref().filter(|_| affordable > 0) else {
             let fused = scratch.candidates.fused();
             rank_by(&scratch.candidates.items, &fused, scenario.top, &mut scratch.ranked);
+            scratch.scores.clear();
             degraded.extend(has_ranker.then_some(Degraded::Unranked));
             return;
         };

@@ -406,8 +406,12 @@ impl Replica {
             };
             // What is in the state must come into the features, whatever happens meanwhile.
             while let Err(error) = features.apply(&noted) {
-                if self.is_stopped() || matches!(error, RedisError::Malformed(_)) {
+                if self.is_stopped() {
                     return Err(error.into());
+                }
+                if matches!(error, RedisError::Malformed(_)) {
+                    eprintln!("error: the features are made anew: {error}");
+                    features.discard()?;
                 }
                 self.nodes.maintain();
                 thread::sleep(REST);

@@ -2,13 +2,14 @@
 //! data folder, one file of JSON Lines for each placement, and a server keeps them in memory.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use featurestore::{EmbeddedStore, ItemId, UserId};
 use rustc_hash::FxHashMap;
 
+use crate::json_lines::blank_lines;
 use crate::precompute::UserList;
 
 /// The lists of one placement, in the ids of a store. A list costs 4 bytes an item, and about 20 more.
@@ -45,7 +46,12 @@ impl StoredLists {
     pub fn read(path: &Path, store: &EmbeddedStore) -> io::Result<Self> {
         let (mut lists, reader) = (Self::default(), BufReader::new(File::open(path)?));
         for line in reader.lines() {
-            let list: UserList = serde_json::from_str(&line?)?;
+            let line = line?;
+            // That of a user who was erased.
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let list: UserList = serde_json::from_str(&line)?;
             store.view(|view| {
                 let Some(user) = view.users().names().get(&list.user_id) else { return };
                 let start = lists.items.len();
@@ -63,11 +69,6 @@ impl StoredLists {
     pub fn of(&self, user: Option<UserId>) -> &[ItemId] {
         let place = user.and_then(|user| self.of_user.get(&user));
         place.map_or(&[], |(start, n)| &self.items[*start as usize..][..*n as usize])
-    }
-
-    /// Forgets the list of `user`.
-    pub fn remove(&mut self, user: UserId) {
-        self.of_user.remove(&user);
     }
 }
 
@@ -87,21 +88,9 @@ pub fn erase(data_dir: &Path, user: &str) -> io::Result<usize> {
         if path.extension().is_none_or(|extension| extension != "jsonl") {
             continue;
         }
-        let aside = path.with_extension("writing");
-        let (mut writer, mut n) = (BufWriter::new(File::create(&aside)?), 0);
-        for line in BufReader::new(File::open(&path)?).lines() {
-            let line = line?;
-            match serde_json::from_str::<UserList>(&line)?.user_id == user {
-                true => n += 1,
-                false => writeln!(writer, "{line}")?,
-            }
-        }
-        writer.into_inner().map_err(|error| error.into_error())?.sync_all()?;
-        match n {
-            0 => fs::remove_file(&aside)?,
-            _ => fs::rename(&aside, &path)?,
-        }
-        n_erased += n;
+        n_erased += blank_lines(&path, |line| {
+            serde_json::from_slice::<UserList>(line).is_ok_and(|list| list.user_id == user)
+        })?;
     }
     Ok(n_erased)
 }
@@ -133,11 +122,9 @@ mod tests {
         let store = EmbeddedStore::new(plan, &schema, none(), none());
         let (u, a) = store.intern("u", "a");
         let (v, b) = store.intern("v", "b");
-        let mut lists = StoredLists::read(&path, &store).unwrap();
+        let lists = StoredLists::read(&path, &store).unwrap();
         assert_eq!(lists.of(Some(u)), [a, b]);
         assert_eq!((lists.of(Some(v)), lists.of(None)), (&[b][..], &[][..]));
-        lists.remove(u);
-        assert_eq!(lists.of(Some(u)), []);
         assert_eq!(erase(folder.path(), "v").unwrap(), 1);
         assert_eq!(erase(folder.path(), "v").unwrap(), 0);
         let left = StoredLists::read(&path, &store).unwrap();

@@ -290,3 +290,18 @@ fn a_boost_moves_a_category_up_or_down() {
         assert!(refused.body.contains(words), "{}", refused.body);
     }
 }
+
+#[test]
+fn a_list_that_is_not_ranked_is_explained_by_its_sources_alone() {
+    let server = Project::trained(&Shop::default()).serve();
+    // A thread that has just ranked a list for a user makes the next one.
+    server.post("/v1/recommend", &json!({ "user_id": "u1", "n": 50 })).json();
+    for path in ["/v1/popular?n=20&explain=full", "/v1/items/i1/similar?n=20&explain=full"] {
+        for _ in 0..8 {
+            let answer = server.get(path).json();
+            for item in answer["items"].as_array().expect("items") {
+                assert_eq!(item["explanation"]["models"], json!([]), "{path}: {item}");
+            }
+        }
+    }
+}

@@ -201,6 +201,24 @@ fn a_release_that_one_server_activates_is_served_by_all() {
 }
 
 #[test]
+fn a_value_that_cannot_be_read_is_made_anew() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let server = project.serve();
+    let before = list(&recommend(&server, "u1"));
+    let garble =
+        "for _, key in ipairs(redis.call('KEYS', '*}:t')) do redis.call('SET', key, 'x') end";
+    redis.ask(&format!("EVAL \"{garble}\" 0"));
+    let answer = recommend(&server, "u2");
+    assert_eq!(answer["degraded"], json!(["default_features"]), "{answer}");
+    let event = json!({ "type": "purchase", "user_id": "u2", "item_id": "i1" });
+    assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+    normal_again(&server);
+    assert_eq!(list(&recommend(&server, "u1")), before);
+    assert!(server.get("/metrics").body.contains("cascade_feature_malformed_total"));
+}
+
+#[test]
 fn a_cluster_that_loses_a_master_is_whole_again_within_seconds() {
     let Some(mut nodes) = Redis::start_cluster() else { return };
     let urls: Vec<String> = nodes.iter().map(Redis::url).collect();

@@ -6,7 +6,7 @@ use featurestore::{ItemId, Scored, best_first};
 use ranking::ranker::Ranker;
 use reranking::{Rule, Shown};
 
-use super::{Answer, Degraded, Pipeline, Query, Refused, Scratch};
+use super::{Answer, Pipeline, Query, Refused, Scratch};
 use crate::release::ScenarioPlan;
 
 /// What became of an item in an answer.
@@ -95,19 +95,16 @@ impl Pipeline {
         scenario.sources.iter().enumerate().map(of_source).collect()
     }
 
-    /// How `item` was ranked in `answer`, which was made last with `scratch`; `None` if it was no candidate.
+    /// How `item` was ranked in the answer that was made last with `scratch`; `None` if it was no candidate.
     pub fn ranked(
         &self,
         scenario: &ScenarioPlan,
         item: ItemId,
-        answer: &Answer,
         scratch: &Scratch,
     ) -> Option<Ranked> {
         let candidates = &scratch.candidates;
         let place = candidates.items.iter().position(|it| *it == item)?;
-        let by_models = self.release.ranker.is_some()
-            && !answer.degraded.contains(&Degraded::Unranked)
-            && scratch.scores.len() == candidates.len();
+        let by_models = !scratch.scores.is_empty();
         let fused = if by_models { Vec::new() } else { candidates.fused() };
         let scores = if by_models { &scratch.scores } else { &fused };
         let scored = |i: usize| Scored { item: candidates.items[i], score: scores[i] };

@@ -145,6 +145,8 @@ impl Pipeline {
         let started = Instant::now();
         let (user, freshness) = self.read_user(plan, query);
         self.read_refused(plan, query, &user, scratch);
+        // Those of an earlier request are no scores of these candidates.
+        scratch.scores.clear();
         let Scratch { sources, candidates, ranked, refused, passing, .. } = scratch;
         refused.extend(items);
         if let Some(set) = passing {

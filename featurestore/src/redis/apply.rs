@@ -206,6 +206,8 @@ impl RedisStore {
             changes.iter().for_each(|change| working.fold(change, &self.plan, &codes));
             if self.write_records(&working)? && self.write_users(&working)? {
                 self.keep_near(working);
+                let forgotten = changes.iter().filter(|change| !matches!(change, Change::Event(_)));
+                forgotten.flat_map(Change::users).for_each(|user| self.near.forget_user(user));
                 return self.raise_applied(last);
             }
         }
@@ -343,6 +345,16 @@ impl RedisStore {
         let command = Command::new(&key, ::redis::cmd("GET").arg(&key));
         let value = self.nodes.run_one(command, Instant::now() + ROUND_TRIP)?;
         Ok(text_of(&value).and_then(|text| Generation::parse(&text)))
+    }
+
+    /// Says that there is no whole generation, since a value in it cannot be read: it is made anew.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn discard(&self) -> Result<(), RedisError> {
+        let key = self.keys().loaded();
+        let command = Command::new(&key, ::redis::cmd("DEL").arg(&key));
+        self.nodes.run_one(command, Instant::now() + ROUND_TRIP).map(|_| ())
     }
 
     /// Tries to become the one that makes a generation, for `span`. Call it again to stay so.

@@ -99,6 +99,11 @@ impl NearCache {
         self.users.get(&user)
     }
 
+    /// Forgets what was known of `user`.
+    pub(super) fn forget_user(&self, user: UserId) {
+        self.users.invalidate(&user);
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&self) {
         self.records.invalidate_all();

@@ -290,7 +290,7 @@ impl Question {
             let (id, fields) = self.describe(shown);
             let names = sources.iter().map(|source| scenario.sources[*source].name.clone());
             let explanation = (self.request.explain == Explain::Full)
-                .then(|| Explanation::new(&self.pipeline, scenario, shown.item, outcome, scratch));
+                .then(|| Explanation::new(&self.pipeline, scenario, shown.item, scratch));
             AnsweredItem {
                 id,
                 score: shown.score,

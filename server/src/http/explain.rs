@@ -83,16 +83,15 @@ impl From<ModelExplanation> for ExplainedModel {
 }
 
 impl Explanation {
-    /// That of `item` in `answer`, which was made last with `scratch`.
+    /// That of `item` in the answer that was made last with `scratch`.
     pub(super) fn new(
         pipeline: &Pipeline,
         scenario: &ScenarioPlan,
         item: ItemId,
-        answer: &Answer,
         scratch: &Scratch,
     ) -> Self {
         let sources = pipeline.proposals(scenario, item, scratch);
-        let ranked = pipeline.ranked(scenario, item, answer, scratch);
+        let ranked = pipeline.ranked(scenario, item, scratch);
         Self {
             sources: sources.into_iter().map(Into::into).collect(),
             rank: ranked.as_ref().map(|ranked| ranked.rank),
@@ -202,7 +201,7 @@ fn explain(
         let answer = pipeline.recommend(&scenario, &query, scratch);
         explained.fate = in_words(&pipeline.fate(&scenario, &query, item, &answer, scratch));
         explained.again = Some(Again {
-            explanation: Explanation::new(pipeline, &scenario, item, &answer, scratch),
+            explanation: Explanation::new(pipeline, &scenario, item, scratch),
             is_as_shown: is_as_shown(pipeline, impression, &answer),
         });
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use engine::filter::Filter;
+use engine::json_lines::blank_lines;
 use featurestore::history::SESSION_USER;
 use featurestore::{Span, Timestamp};
 use prometheus_client::metrics::counter::Counter;
@@ -286,28 +287,19 @@ impl Writer {
         }
     }
 
+    /// Other servers on the same folder may be writing meanwhile: the files stay in their places.
     fn erase(&mut self, users: &[String]) -> io::Result<usize> {
         self.flush();
-        self.day = None;
         let mut n_erased = 0;
         for day in days(&self.dir) {
             let path = self.dir.join(format!("{day}.jsonl"));
-            let aside = self.dir.join(format!("{day}.writing"));
-            let (mut kept, mut n) = (BufWriter::new(File::create(&aside)?), 0);
-            for line in BufReader::new(File::open(&path)?).lines() {
-                let line = line?;
-                let user = serde_json::from_str::<Impression>(&line).ok().and_then(|it| it.user());
-                match user.is_some_and(|user| users.contains(&user)) {
-                    true => n += 1,
-                    false => writeln!(kept, "{line}")?,
+            n_erased += blank_lines(&path, |line| {
+                match serde_json::from_slice::<Impression>(line) {
+                    Ok(impression) => impression.user().is_some_and(|user| users.contains(&user)),
+                    // A line that is torn may tell of them.
+                    Err(_) => users.iter().any(|user| contains(line, user.as_bytes())),
                 }
-            }
-            kept.into_inner().map_err(|error| error.into_error())?.sync_all()?;
-            match n {
-                0 => fs::remove_file(&aside)?,
-                _ => fs::rename(&aside, &path)?,
-            }
-            n_erased += n;
+            })?;
         }
         Ok(n_erased)
     }
@@ -323,6 +315,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn contains(line: &[u8], name: &[u8]) -> bool {
+    !name.is_empty() && line.windows(name.len()).any(|part| part == name)
 }
 
 /// The days of the files in `dir`.
