@@ -19,6 +19,7 @@ pub mod shelf;
 pub mod ask;
 mod calibrate;
 pub mod clock;
+pub mod cost;
 pub mod json_lines;
 pub mod precompute;
 pub mod replica;

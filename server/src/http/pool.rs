@@ -4,7 +4,7 @@
 //! use, and the rest is told at once.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,18 +12,13 @@ use std::{io, thread};
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use engine::cost::Cost;
 use engine::pipeline::Scratch;
 use tokio::sync::oneshot;
 
 use super::problem::Problem;
 
 type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
-
-/// A new observation of how long jobs take counts so much, its inverse.
-const SMOOTHING: u64 = 16;
-
-/// An observation counts up to so many times what was expected: a machine that was stopped for a while is not slow.
-const MOST_TIMES: u64 = 8;
 
 /// Of the time that a job has, so much may go by until it can be expected to be done: the rest is for what was misjudged, and
 /// for the answer's way.
@@ -65,8 +60,8 @@ struct Load {
     n_threads: usize,
     /// Jobs that were admitted and are not done.
     n_admitted: AtomicUsize,
-    /// How long a job takes lately, in nanoseconds.
-    job_ns: AtomicU64,
+    /// How long a job of a user takes lately.
+    job: Cost,
 }
 
 impl Load {
@@ -77,29 +72,19 @@ impl Load {
         if twice <= self.n_threads {
             return Duration::ZERO;
         }
-        let job_ns = self.job_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(job_ns.saturating_mul(twice as u64) / (2 * self.n_threads as u64))
+        self.job.of(twice) / (2 * self.n_threads as u32)
     }
 
     /// Whether `wish` can be expected to come true. A free thread is worth a try in any case.
     fn admits(&self, wish: Wish) -> bool {
         let (wait, left) =
             (self.expected_wait(), wish.until.saturating_duration_since(Instant::now()));
-        let job = Duration::from_nanos(self.job_ns.load(Ordering::Relaxed));
+        let job = self.job.of(1);
         match wish.class {
             _ if wait.is_zero() => true,
             Class::User => wait + job <= left.mul_f64(USER_SHARE),
             Class::Low => wait <= left / LOW_SHARE,
         }
-    }
-
-    fn observe(&self, took: Duration) {
-        let (known, seen) = (self.job_ns.load(Ordering::Relaxed), took.as_nanos() as u64);
-        let next = match known {
-            0 => seen,
-            _ => (known * (SMOOTHING - 1) + seen.min(known * MOST_TIMES)) / SMOOTHING,
-        };
-        self.job_ns.store(next.max(1), Ordering::Relaxed);
     }
 }
 
@@ -185,7 +170,7 @@ impl Pool {
                 let done = job(scratch);
                 // What is of the lower class is of any length: it says nothing about what users wait for.
                 if wish.class == Class::User {
-                    admitted.0.observe(started.elapsed());
+                    admitted.0.job.observe(started.elapsed(), 1);
                 }
                 drop(admitted);
                 // A caller that has gone meanwhile misses nothing.
@@ -276,7 +261,7 @@ mod tests {
     #[test]
     fn what_would_be_late_is_refused_and_what_nobody_waits_for_before() {
         let load = Load { n_threads: 2, ..Load::default() };
-        load.observe(Duration::from_millis(10));
+        load.job.observe(Duration::from_millis(10), 1);
         let admits = |n_admitted: usize, class: Class, ms: u64| {
             load.n_admitted.store(n_admitted, Ordering::Relaxed);
             load.admits(Wish { class, until: Instant::now() + Duration::from_millis(ms) })
