@@ -11,7 +11,7 @@ pub use lists::Listing;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use featurestore::plan::{FeaturePlan, FeatureScratch};
@@ -26,7 +26,7 @@ use ranking::value::ValueModel;
 use reranking::{BoostedValues, HideServed, Lookup, RerankConfig, Reranked, Rules, rerank};
 use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
-use retrieval::sources::{Ask, SourceScratch};
+use retrieval::sources::{Ask, Delta, SourceScratch, delta_of};
 use retrieval::vectors::cosine;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -139,6 +139,8 @@ pub struct Pipeline {
     /// The rules of each scenario, in the store's ids.
     rules: BTreeMap<String, Rules>,
     costs: Costs,
+    /// Items newer than the release, as of so many changes of the catalogue.
+    delta: RwLock<(u64, Arc<Delta>)>,
 }
 
 /// Fewer candidates than this many times the items that are wanted are not worth ranking.
@@ -170,7 +172,14 @@ impl Pipeline {
         };
         let rules =
             release.scenarios.iter().map(|(name, plan)| (name.clone(), resolve(plan))).collect();
-        Self { release, store, features, rules, costs: Costs::default() }
+        Self {
+            release,
+            store,
+            features,
+            rules,
+            costs: Costs::default(),
+            delta: RwLock::new((u64::MAX, Arc::default())),
+        }
     }
 
     /// The release that answers.
@@ -330,6 +339,20 @@ impl Pipeline {
         (lists.iter().map(|list| list.items.len()).collect(), is_whole)
     }
 
+    /// The items that the release does not know, as the catalogue is now; they are read anew when it has changed.
+    fn delta(&self) -> Arc<Delta> {
+        let n_changes = self.store.view(|view| view.items().n_changes());
+        let known = self.delta.read().unwrap_or_else(PoisonError::into_inner);
+        if known.0 == n_changes {
+            return known.1.clone();
+        }
+        drop(known);
+        let delta = Arc::new(delta_of(&self.release.models, &self.store));
+        // A change in between has it read once more.
+        *self.delta.write().unwrap_or_else(PoisonError::into_inner) = (n_changes, delta.clone());
+        delta
+    }
+
     fn ask<'a>(
         &'a self,
         query: &'a Query,
@@ -339,6 +362,7 @@ impl Pipeline {
         Ask {
             models: &self.release.models,
             store: &self.store,
+            delta: self.delta(),
             plan: self.features.plan(),
             user_id: query.user,
             user,

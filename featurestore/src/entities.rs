@@ -204,6 +204,9 @@ pub struct Entities {
     /// Those whose publication was set since [`take_published`](Self::take_published), with the time before.
     #[serde(skip)]
     newly_published: Vec<(u32, Timestamp)>,
+    /// How often names or fields have changed since it was made or read.
+    #[serde(skip)]
+    n_changes: u64,
 }
 
 impl Entities {
@@ -241,6 +244,7 @@ impl Entities {
     pub fn intern(&mut self, name: &str) -> u32 {
         let id = self.names.0.intern(name);
         if id as usize >= self.published.len() {
+            self.n_changes += 1;
             let n = id as usize + 1;
             self.columns.iter_mut().for_each(|column| column.grow(n));
             self.published.resize(n, Timestamp::MIN);
@@ -258,6 +262,12 @@ impl Entities {
             column.set(id, *kind, fields.get(name.as_str()).unwrap_or(&Value::Null));
         }
         self.gone[id as usize] = false;
+        self.n_changes += 1;
+    }
+
+    /// How often names or fields have changed: as long as it is the same, so are they.
+    pub fn n_changes(&self) -> u64 {
+        self.n_changes
     }
 
     /// Forgets the fields of `id`, which is not available until it is put again. Its number stays its own.

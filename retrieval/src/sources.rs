@@ -1,5 +1,7 @@
 //! What proposes candidates: each source answers a user's state with a list of items, best first.
 
+use std::sync::Arc;
+
 use featurestore::plan::PlanBuilder;
 use featurestore::record::SlotId;
 use featurestore::schema::{FieldKind, SimilarityBy, nearest_name};
@@ -288,8 +290,8 @@ pub struct SourceScratch {
     pub cosine: ScoreScratch,
     /// The vector of the user; empty if nothing is known that would give one.
     pub user_vector: Vec<f32>,
-    /// Items newer than the models, with the vectors that their fields give them.
-    pub delta: Vec<(ItemId, Vec<f32>)>,
+    /// Items newer than the models.
+    pub delta: Arc<Delta>,
     fold_in: FoldInScratch,
     index: SearchScratch,
 }
@@ -300,6 +302,8 @@ pub struct Ask<'a> {
     pub models: &'a Models,
     /// The catalogue and the boards.
     pub store: &'a EmbeddedStore,
+    /// The items that the models do not know: [`delta_of`] them.
+    pub delta: Arc<Delta>,
     /// What the user's records consist of.
     pub plan: &'a FeaturePlan,
     /// Who asks, if it is known.
@@ -318,6 +322,21 @@ pub struct Ask<'a> {
     pub among: Option<&'a ItemSet>,
 }
 
+/// Items newer than the models, by id, with the vectors that their fields give them.
+pub type Delta = Vec<(ItemId, Vec<f32>)>;
+
+/// The latest items of `store` that `models` do not know. Cost: O(items * fields * dim).
+pub fn delta_of(models: &Models, store: &EmbeddedStore) -> Delta {
+    let Some(fields) = &models.field_vectors else { return Delta::new() };
+    store.view(|view| {
+        let items = view.items();
+        let n = items.len() as u32;
+        let first = (models.n_items() as u32).max(n.saturating_sub(MAX_DELTA));
+        let vector = |id: u32| Some((ItemId(id), fields.vector(items, id)?));
+        (first..n).filter_map(vector).collect()
+    })
+}
+
 /// So many of the items that are newer than the models are scanned, the latest ones: train anew before there are more.
 const MAX_DELTA: u32 = 5_000;
 
@@ -333,20 +352,7 @@ impl Ask<'_> {
         let weight = self.weights.iter().copied().fold(0.0, f32::max);
         scratch.history.put_first(&seeds, weight);
         self.measure(scratch);
-        self.read_delta(scratch);
-    }
-
-    /// Reads the items that are newer than the models.
-    fn read_delta(&self, scratch: &mut SourceScratch) {
-        scratch.delta.clear();
-        let Some(fields) = &self.models.field_vectors else { return };
-        self.store.view(|view| {
-            let items = view.items();
-            let n = items.len() as u32;
-            let first = (self.models.n_items() as u32).max(n.saturating_sub(MAX_DELTA));
-            let vector = |id: u32| Some((ItemId(id), fields.vector(items, id)?));
-            scratch.delta.extend((first..n).filter_map(vector));
-        });
+        scratch.delta.clone_from(&self.delta);
     }
 
     /// Measures the similarities of `items` to all items, as if the user had done nothing else. Each comes at most once;
@@ -359,7 +365,7 @@ impl Ask<'_> {
         all.clone_from(latest);
         all.sort_unstable_by_key(|(item, _)| *item);
         self.measure(scratch);
-        self.read_delta(scratch);
+        scratch.delta.clone_from(&self.delta);
     }
 
     fn measure(&self, scratch: &mut SourceScratch) {
