@@ -13,5 +13,5 @@ mod shop;
 pub use project::{Project, Ran, binary};
 pub use proxy::Proxy;
 pub use redis::Redis;
-pub use server::{Answer, Server};
+pub use server::{Answer, Server, ids, scored};
 pub use shop::{Shop, ShopEvent};

@@ -208,6 +208,29 @@ pub(crate) fn signal(child: &Child, signal: &str) {
     assert!(sent.expect("there is a kill").success(), "the process is gone already");
 }
 
+/// The ids of the items in the answer to a request for a list.
+///
+/// # Panics
+/// If it is none.
+#[track_caller]
+pub fn ids(answer: &Value) -> Vec<String> {
+    items(answer).iter().map(|item| item["id"].as_str().expect("an id").to_owned()).collect()
+}
+
+/// The ids and the scores, as they are written: without what differs from answer to answer.
+///
+/// # Panics
+/// If it is no list.
+#[track_caller]
+pub fn scored(answer: &Value) -> Vec<(String, String)> {
+    items(answer).iter().map(|it| (it["id"].to_string(), it["score"].to_string())).collect()
+}
+
+#[track_caller]
+fn items(answer: &Value) -> &[Value] {
+    answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"))
+}
+
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder();
     let config = config

@@ -3,12 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::{Answer, Project, Server, Shop};
-
-fn ids(answer: &Value) -> Vec<String> {
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
-}
+use tests::{Answer, Project, Server, Shop, ids};
 
 /// Every list of the server that could hold the item.
 fn lists(server: &Server, item: &str) -> Vec<(&'static str, Vec<String>)> {

@@ -1,18 +1,38 @@
 //! Why an item is where it is, and what was shown in vain makes way.
 
 use serde_json::{Value, json};
-use tests::{Project, Shop};
-
-fn ids(answer: &Value) -> Vec<String> {
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
-}
+use tests::{Project, Shop, ids};
 
 /// The sum of what the features added, and the mean that they added to.
 fn sum(model: &Value) -> f64 {
     let parts = model["contributions"].as_array().expect("there are contributions");
     let part = |part: &Value| part["contribution"].as_f64().expect("a number");
     model["base"].as_f64().expect("a number") + parts.iter().map(part).sum::<f64>()
+}
+
+/// Every item of the catalogue names what became of it; `why` asks the server.
+fn assert_absent_items_name_their_stage(shown: &[String], why: &dyn Fn(&str) -> Value) {
+    let mut stages: Vec<String> = Vec::new();
+    for i in 0..300 {
+        let item = format!("i{i}");
+        let fate = why(&item)["fate"].clone();
+        let fate = format!("{}/{}", fate["stage"], fate["reason"]).replace('"', "");
+        let expected = match i {
+            _ if shown.contains(&item) => Some("shown/null"),
+            5 => Some("filter/unavailable"),
+            7 => Some("filter/excluded"),
+            11 => Some("filter/hide_seen"),
+            i if i % 10 == 3 => Some("filter/filter"),
+            _ => None,
+        };
+        assert_eq!(expected.unwrap_or(&fate), fate, "{item}");
+        stages.push(fate);
+    }
+    stages.sort();
+    stages.dedup();
+    for stage in ["rank/below_top", "rerank/caps", "rerank/outranked"] {
+        assert!(stages.iter().any(|found| found == stage), "{stage} is not in {stages:?}");
+    }
 }
 
 #[test]
@@ -48,28 +68,7 @@ fn contributions_sum_to_the_score_and_lost_items_name_their_stage() {
         assert_eq!(after["explanation"], *inline);
         assert_eq!(after["shown"]["position"], position);
     }
-    // An item of every kind that is not there.
-    let mut stages: Vec<String> = Vec::new();
-    for i in 0..300 {
-        let item = format!("i{i}");
-        let fate = why(&item)["fate"].clone();
-        let fate = format!("{}/{}", fate["stage"], fate["reason"]).replace('"', "");
-        let expected = match i {
-            _ if ids(&answer).contains(&item) => Some("shown/null"),
-            5 => Some("filter/unavailable"),
-            7 => Some("filter/excluded"),
-            11 => Some("filter/hide_seen"),
-            i if i % 10 == 3 => Some("filter/filter"),
-            _ => None,
-        };
-        assert_eq!(expected.unwrap_or(&fate), fate, "{item}");
-        stages.push(fate);
-    }
-    stages.sort();
-    stages.dedup();
-    for stage in ["rank/below_top", "rerank/caps", "rerank/outranked"] {
-        assert!(stages.iter().any(|found| found == stage), "{stage} is not in {stages:?}");
-    }
+    assert_absent_items_name_their_stage(&ids(&answer), &why);
     assert_eq!(why("nothing")["fate"], json!({ "stage": "catalogue", "reason": "unknown_item" }));
     for (path, status, code) in [
         ("/v1/recommendations/no/explain?item_id=i1", 404, "unknown_recommendation"),

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::{Project, Server, Shop};
+use tests::{Project, Server, Shop, ids};
 
 /// xorshift64*. Source: Vigna, "An experimental exploration of Marsaglia's xorshift generators".
 struct Random(u64);
@@ -46,11 +46,6 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     }
     found.sort();
     found
-}
-
-fn ids(answer: &Value) -> Vec<String> {
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
 }
 
 #[test]

@@ -6,14 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
-use tests::{Project, Server, Shop};
+use tests::{Project, Server, Shop, ids};
 
 fn items(answer: &Value) -> &Vec<Value> {
     answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"))
-}
-
-fn ids(answer: &Value) -> Vec<String> {
-    items(answer).iter().map(|item| item["id"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
 /// Items of category `c3` below a price: a tenth of the shop, and of it a part.

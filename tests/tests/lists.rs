@@ -4,12 +4,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use tests::{Project, Server, Shop};
-
-fn ids(answer: &Value) -> Vec<String> {
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
-}
+use tests::{Project, Server, Shop, ids};
 
 fn scores(answer: &Value) -> Vec<f64> {
     let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));

@@ -1,12 +1,10 @@
 //! An anonymous session turns out to be a known user.
 
 use serde_json::{Value, json};
-use tests::{Project, Redis, Server, Shop};
+use tests::{Project, Redis, Server, Shop, scored};
 
 fn list(server: &Server, question: &Value) -> Vec<(String, String)> {
-    let answer = server.post("/v1/recommend", question).json();
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| (item["id"].to_string(), item["score"].to_string())).collect()
+    scored(&server.post("/v1/recommend", question).json())
 }
 
 fn is_cold(server: &Server, question: &Value) -> bool {

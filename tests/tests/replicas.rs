@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tests::{Project, Proxy, Redis, Server, Shop};
+use tests::{Project, Proxy, Redis, Server, Shop, ids, scored};
 
 /// A trained project whose features are in `redis`.
 fn project(urls: &[String]) -> Project {
@@ -14,19 +14,8 @@ fn project(urls: &[String]) -> Project {
     project
 }
 
-fn ids(answer: &Value) -> Vec<String> {
-    let items = answer["items"].as_array().unwrap_or_else(|| panic!("no items in {answer}"));
-    items.iter().map(|item| item["id"].as_str().expect("an item has an id").to_owned()).collect()
-}
-
 fn recommend(server: &Server, user: &str) -> Value {
     server.post("/v1/recommend", &json!({ "user_id": user, "n": 20, "explain": "reasons" })).json()
-}
-
-/// Scores and items, without what differs from answer to answer.
-fn list(answer: &Value) -> Vec<(String, String)> {
-    let item = |item: &Value| (item["id"].to_string(), item["score"].to_string());
-    answer["items"].as_array().expect("a list").iter().map(item).collect()
 }
 
 #[test]
@@ -43,7 +32,7 @@ fn what_one_server_is_told_the_other_knows_in_its_next_answer() {
         let is_known = answer["items"].to_string().contains(&format!(r#""item":"{item}""#));
         let reasons = answer["items"][0]["reasons"].to_string();
         assert!(is_known && !reasons.contains("cold_user"), "{i}: {answer}");
-        assert_eq!(list(&answer), list(&recommend(&a, &user)), "{i}");
+        assert_eq!(scored(&answer), scored(&recommend(&a, &user)), "{i}");
     }
     // So is a change of the catalogue.
     let shown = ids(&recommend(&b, "u1")).remove(0);
@@ -64,9 +53,9 @@ fn the_features_in_redis_are_those_of_the_embedded_store() {
     let users: Vec<String> = (0..40).map(|i| format!("u{i}")).collect();
     let same = |when: &str| {
         for user in &users {
-            let expected = list(&recommend(&alone, user));
-            assert_eq!(list(&recommend(&a, user)), expected, "{when}: {user}");
-            assert_eq!(list(&recommend(&b, user)), expected, "{when}: {user}");
+            let expected = scored(&recommend(&alone, user));
+            assert_eq!(scored(&recommend(&a, user)), expected, "{when}: {user}");
+            assert_eq!(scored(&recommend(&b, user)), expected, "{when}: {user}");
         }
     };
     same("at first");
@@ -138,11 +127,11 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
     normal_again(&server);
 
     // All of it is gone: it comes from the log again.
-    let before = list(&recommend(&server, "u1"));
+    let before = scored(&recommend(&server, "u1"));
     redis.ask("FLUSHALL");
     std::thread::sleep(Duration::from_millis(500));
     normal_again(&server);
-    assert_eq!(list(&recommend(&server, "u1")), before);
+    assert_eq!(scored(&recommend(&server, "u1")), before);
     assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
 }
 
@@ -196,7 +185,7 @@ fn a_release_that_one_server_activates_is_served_by_all() {
             assert!(started.elapsed() < Duration::from_secs(10), "{id} is not picked up");
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert_eq!(list(&recommend(&a, "u7")), list(&recommend(&b, "u7")));
+        assert_eq!(scored(&recommend(&a, "u7")), scored(&recommend(&b, "u7")));
     }
 }
 
@@ -205,7 +194,7 @@ fn a_value_that_cannot_be_read_is_made_anew() {
     let Some(redis) = Redis::start() else { return };
     let project = project(&[redis.url()]);
     let server = project.serve();
-    let before = list(&recommend(&server, "u1"));
+    let before = scored(&recommend(&server, "u1"));
     let garble =
         "for _, key in ipairs(redis.call('KEYS', '*}:t')) do redis.call('SET', key, 'x') end";
     redis.ask(&format!("EVAL \"{garble}\" 0"));
@@ -214,7 +203,7 @@ fn a_value_that_cannot_be_read_is_made_anew() {
     let event = json!({ "type": "purchase", "user_id": "u2", "item_id": "i1" });
     assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
     normal_again(&server);
-    assert_eq!(list(&recommend(&server, "u1")), before);
+    assert_eq!(scored(&recommend(&server, "u1")), before);
     assert!(server.get("/metrics").body.contains("cascade_feature_malformed_total"));
 }
 

@@ -82,7 +82,15 @@ const PAGE: &[&str] = &["n", "page_token"];
 
 /// Every operation of the server.
 pub(super) fn operations() -> Vec<Operation> {
-    let lists = [
+    let items = of_catalogue("/v1/items", "/v1/items/{id}", Access::ByMethod);
+    let users = of_catalogue("/v1/users", "/v1/users/{id}", Access::To(Scope::Admin));
+    let all = lists().into_iter().chain(changes()).chain(items).chain(users);
+    all.chain(administration()).chain(of_the_server()).collect()
+}
+
+/// What answers with a list.
+fn lists() -> [Operation; 9] {
+    [
         get(
             "/v1/recommend",
             READ,
@@ -133,18 +141,12 @@ pub(super) fn operations() -> Vec<Operation> {
             "The caller's own candidates, ranked",
             web::post().to(lists::rank),
         ),
-    ];
-    let others = [
-        Operation {
-            answer: Form::Type(of::<Explained<'_>>),
-            ..get(
-                "/v1/recommendations/{id}/explain",
-                Access::Administration,
-                "Why an item is where it is, or where it was lost",
-                &["item_id"],
-                web::get().to(explain::get),
-            )
-        },
+    ]
+}
+
+/// What takes in events, and changes of the catalogue that items and users do not share.
+fn changes() -> [Operation; 4] {
+    [
         Operation {
             body: Some(Body::Many(Form::Type(of::<SentEvent>))),
             answer: Form::Type(of::<Report>),
@@ -162,6 +164,41 @@ pub(super) fn operations() -> Vec<Operation> {
                 Access::To(Scope::Events),
                 "A session or another user turns out to be this one",
                 web::post().to(merge::post),
+            )
+        },
+        Operation {
+            answer: Form::Nothing,
+            ..method(
+                "DELETE",
+                "/v1/items/{id}",
+                Access::ByMethod,
+                web::delete().to(catalogue::delete),
+            )
+        },
+        Operation {
+            summary: "Erase, with a receipt",
+            answer: Form::Type(of::<Receipt>),
+            ..method(
+                "DELETE",
+                "/v1/users/{id}",
+                Access::To(Scope::Admin),
+                web::delete().to(erase::delete),
+            )
+        },
+    ]
+}
+
+/// What is for those who run the server.
+fn administration() -> [Operation; 3] {
+    [
+        Operation {
+            answer: Form::Type(of::<Explained<'_>>),
+            ..get(
+                "/v1/recommendations/{id}/explain",
+                Access::Administration,
+                "Why an item is where it is, or where it was lost",
+                &["item_id"],
+                web::get().to(explain::get),
             )
         },
         Operation {
@@ -184,6 +221,12 @@ pub(super) fn operations() -> Vec<Operation> {
                 web::post().to(releases::activate),
             )
         },
+    ]
+}
+
+/// What the server says of itself.
+fn of_the_server() -> [Operation; 5] {
+    [
         plain(
             "/health/live",
             Access::Open,
@@ -219,30 +262,7 @@ pub(super) fn operations() -> Vec<Operation> {
             Form::Text("text/html"),
             web::get().to(docs::page),
         ),
-    ];
-    let erased = Operation {
-        answer: Form::Type(of::<Receipt>),
-        ..method(
-            "DELETE",
-            "/v1/users/{id}",
-            Access::To(Scope::Admin),
-            web::delete().to(erase::delete),
-        )
-    };
-    let deleted = Operation {
-        answer: Form::Nothing,
-        ..method("DELETE", "/v1/items/{id}", Access::ByMethod, web::delete().to(catalogue::delete))
-    };
-    let items = of_catalogue("/v1/items", "/v1/items/{id}", Access::ByMethod);
-    let users = of_catalogue("/v1/users", "/v1/users/{id}", Access::To(Scope::Admin));
-    lists
-        .into_iter()
-        .chain(others)
-        .chain(items)
-        .chain([deleted])
-        .chain(users)
-        .chain([erased])
-        .collect()
+    ]
 }
 
 /// The routes of items or users, but `DELETE`.
@@ -282,7 +302,7 @@ fn of_catalogue(many: &'static str, one: &'static str, access: Access) -> [Opera
 }
 
 fn method(method: &'static str, path: &'static str, access: Access, route: Route) -> Operation {
-    let (summary, body, answer) = ("Forget", None, Form::Object);
+    let (summary, body, answer) = ("Take it out of all lists", None, Form::Object);
     Operation { method, path, access, summary, query: &[], body, answer, route }
 }
 

@@ -1,5 +1,7 @@
 //! What the routes share: the release in service, the live state, the log that feeds it.
 
+mod shown;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,16 +22,16 @@ use engine::shelf::{Shelf, ShelfError};
 use engine::state::{
     Keeps, OpenStateError, State, compact_log, log_folder, open_store, write_snapshot,
 };
-use engine::stored_lists::{self, StoredLists};
+use engine::stored_lists::StoredLists;
 use featurestore::log::{
     AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
     ScanError,
 };
 use featurestore::redis::RedisError;
-use featurestore::{EmbeddedStore, ItemId, NamedEvent, Schema, Span, UserId};
+use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
 
 use super::ids::RecommendationIds;
-use super::impressions::{Impression, ImpressionLog};
+use super::impressions::ImpressionLog;
 use super::keys::Limits;
 use super::metrics::Metrics;
 use super::pages::PageTokens;
@@ -40,18 +42,6 @@ use crate::causes::with_causes;
 
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
-
-/// What was shown longer ago than so many half-lives does not matter any more.
-const HALF_LIVES: i64 = 6;
-
-/// For how long a placement of `release` minds what was shown, at most; `None`: not at all.
-fn longest_half_life(release: &Release) -> Option<Span> {
-    let rules = release.scenarios.values().filter_map(|plan| plan.rerank.hide_served.as_ref());
-    rules.map(|rule| rule.half_life).max_by_key(|half_life| half_life.0)
-}
-
-/// How often it is looked whether there are new lists.
-const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
 
 /// How long a change of the catalogue waits for what other servers have changed before.
 pub(super) const CATCH_UP: Duration = Duration::from_secs(1);
@@ -245,85 +235,6 @@ impl Engine {
             *phase = Phase::Ready;
         }
         Ok(())
-    }
-
-    /// Logs `impression`, which shows `items`, and remembers them if a placement minds.
-    pub(super) fn note_shown(&self, impression: Impression, items: &[ItemId]) {
-        let pipeline = self.active();
-        let minds =
-            pipeline.is_some_and(|pipeline| longest_half_life(pipeline.release()).is_some());
-        if let Some(user) = impression.user().filter(|_| minds) {
-            self.served.note(&user, items, impression.time);
-        }
-        self.impressions.offer(impression);
-    }
-
-    /// Reads what users were shown lately from the impression log.
-    fn recall_served(&self, pipeline: &Pipeline) {
-        let Some(half_life) = longest_half_life(pipeline.release()) else { return };
-        let span = Span(half_life.0.saturating_mul(HALF_LIVES));
-        let recall = |impression: Impression| self.served.recall(&impression, pipeline);
-        if let Err(error) = self.impressions.since(self.clock.now().minus(span), recall) {
-            eprintln!("error: what was shown lately is not known: {error}");
-        }
-    }
-
-    /// Lists that were computed before for a placement, if there are any.
-    pub(super) fn stored_lists(&self, scenario: &str) -> Option<Arc<StoredLists>> {
-        let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
-        lists.get(scenario).map(|(_, lists)| lists.clone())
-    }
-
-    /// Reads the lists that are in the data folder, and does so again when they were written anew.
-    fn start_reading_lists(self: &Arc<Self>) -> anyhow::Result<()> {
-        let engine = Arc::downgrade(self);
-        let read = move || {
-            while let Some(engine) = engine.upgrade() {
-                engine.read_lists();
-                drop(engine);
-                std::thread::sleep(LOOK_FOR_LISTS);
-            }
-        };
-        std::thread::Builder::new()
-            .name("stored-lists".into())
-            .spawn(read)
-            .context("cannot start a thread")?;
-        Ok(())
-    }
-
-    /// Reads those of the stored lists that have been written since they were read.
-    pub(super) fn read_lists(&self) {
-        let Some(pipeline) = self.active() else { return };
-        for scenario in pipeline.release().scenarios.keys() {
-            let path = stored_lists::path(&self.config.data_dir, scenario);
-            let written = stored_lists::written(&path);
-            let known = {
-                let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
-                lists.get(scenario).map(|(time, _)| *time)
-            };
-            if written == known {
-                continue;
-            }
-            let read = written.map(|time| Ok((time, StoredLists::read(&path, pipeline.store())?)));
-            let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
-            match read {
-                Some(Ok((time, read))) => {
-                    lists.insert(scenario.clone(), (time, Arc::new(read)));
-                }
-                None => {
-                    lists.remove(scenario);
-                }
-                Some(Err(error)) => {
-                    let error: std::io::Error = error;
-                    eprintln!("error: {} is not used: {error}", path.display());
-                    let none = Arc::default();
-                    lists.insert(
-                        scenario.clone(),
-                        (written.unwrap_or(SystemTime::UNIX_EPOCH), none),
-                    );
-                }
-            }
-        }
     }
 
     fn load_alone(self: &Arc<Self>, id: &str, release: Arc<Release>) -> anyhow::Result<()> {

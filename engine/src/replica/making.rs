@@ -1,0 +1,186 @@
+//! How the features come into Redis: made from the event log, or brought up to what a server knows from the shared log.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use featurestore::history::user_name;
+use featurestore::log::{EventLog, Outcome, Position, Record};
+use featurestore::redis::{
+    Change, Entry, Follower, Generation, Nodes, Noted, RedisSettings, RedisStore, SharedLog, Stamp,
+};
+use featurestore::{Event, ItemId, NO_SESSION, NamedEvent, Schema, UserId};
+
+use super::{REST, ReplicaError, random_name};
+use crate::release::Release;
+use crate::state::{Effect, State, fingerprint, log_folder};
+
+/// For how long a server may make a generation before another tries.
+const LOADING_CLAIM: Duration = Duration::from_secs(300);
+
+/// What features are made with.
+pub(super) struct Making<'a> {
+    pub(super) data_dir: &'a Path,
+    pub(super) settings: &'a RedisSettings,
+    pub(super) nodes: &'a Arc<Nodes>,
+    pub(super) log: &'a Arc<SharedLog>,
+    pub(super) me: &'a str,
+}
+
+impl Making<'_> {
+    /// The features of `release` as of `state`, which are put into Redis if they are not there.
+    pub(super) fn features(
+        &self,
+        release: &Arc<Release>,
+        state: &State,
+        keep: Option<&[String]>,
+    ) -> Result<RedisStore, ReplicaError> {
+        let log = log_folder(self.data_dir);
+        if self.log.has_forgotten(state.followed())? {
+            return Err(ReplicaError::Behind { log });
+        }
+        let (plan, store) = (release.plan.clone(), state.store().clone());
+        let features =
+            RedisStore::new(plan, &plan_name(release), store, self.nodes.clone(), self.settings);
+        let schema = release.config.schema();
+        match features.generation()? {
+            Some(generation) if generation.n_own == state.n_own() => {
+                features.use_generation(&generation);
+                // All servers may have died when an event was in the log and not in Redis.
+                if features.applied()? < state.followed() {
+                    self.load(&features, &schema, keep)?;
+                }
+            }
+            Some(generation) if generation.n_own > state.n_own() => {
+                let (n_own, n_loaded) = (state.n_own(), generation.n_own);
+                return Err(ReplicaError::OtherLog { log, n_own, n_loaded });
+            }
+            _ => self.load(&features, &schema, keep)?,
+        }
+        Ok(features)
+    }
+
+    /// Puts what the log says into Redis, or waits while another server does.
+    pub(super) fn load(
+        &self,
+        features: &RedisStore,
+        schema: &Schema,
+        keep: Option<&[String]>,
+    ) -> Result<(), ReplicaError> {
+        let before = features.generation()?.map(|generation| generation.name);
+        while !features.claim_loading(self.me, LOADING_CLAIM)? {
+            thread::sleep(REST);
+            match features.generation()? {
+                Some(generation) if Some(&generation.name) != before.as_ref() => {
+                    features.use_generation(&generation);
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        let mut failed = None;
+        let changes = |note_one: &mut dyn FnMut(Change)| {
+            let mut state = State::for_catalogue(schema, features.plan_arc());
+            let folded = EventLog::reader(&log_folder(self.data_dir), Position::START);
+            let folded = folded.and_then(|records| {
+                state.follow_noting(records, |change| note_one(note(change, 0)))
+            });
+            failed = folded.err();
+            Generation { name: random_name(6), n_own: state.n_own(), stamp: state.followed() }
+        };
+        let loaded = features.load(changes, keep);
+        let released = features.release_loading();
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        loaded?;
+        Ok(released?)
+    }
+}
+
+/// Folds into `features` what `state` knows and they do not know yet; `false` if `outcomes` do not tell which of the events
+/// count.
+pub(super) fn reapply(
+    log: &Arc<SharedLog>,
+    features: &RedisStore,
+    state: &State,
+    outcomes: &BTreeMap<Stamp, Vec<Outcome>>,
+) -> Result<bool, ReplicaError> {
+    let mut at = features.applied()?;
+    if at < state.followed() && log.has_forgotten(at)? {
+        return Ok(false);
+    }
+    let mut follower = Follower::new(log.clone());
+    while at < state.followed() {
+        let entries = follower.next(at, Duration::ZERO)?;
+        let Some(last) = entries.last().map(|entry| entry.stamp) else { return Ok(true) };
+        let mut noted = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.stamp <= state.followed()) {
+            // Whom a merge was about cannot be told any more: they are one now.
+            if entry.records.iter().any(|record| matches!(record, Record::MergeUser { .. })) {
+                return Ok(false);
+            }
+            let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
+            noted.extend(known_changes(entry, outcomes, state));
+        }
+        features.apply(&noted)?;
+        at = last;
+    }
+    Ok(true)
+}
+
+/// What `entry` changes, with the numbers that `state` has given to the names in it.
+fn known_changes(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Change> {
+    let mut outcomes = outcomes.iter();
+    let known = |record: &Record| match record {
+        Record::Event(event) => {
+            let counts = outcomes.next() == Some(&Outcome::Accepted);
+            counts.then(|| known_event(event, entry.stamp, state)).flatten()
+        }
+        Record::DeleteUser { id } => {
+            let user = state.store().view(|view| view.users().names().get(id).map(UserId));
+            user.map(|user| Change::Forget { stamp: entry.stamp, user })
+        }
+        _ => None,
+    };
+    entry.records.iter().filter_map(known).collect()
+}
+
+fn known_event(event: &NamedEvent, stamp: Stamp, state: &State) -> Option<Change> {
+    let (schema, sessions) = (state.schema(), state.sessions());
+    state.store().view(|view| {
+        let user = UserId(view.users().find(&user_name(event)?)?);
+        let item = ItemId(view.items().names().get(&event.item)?);
+        let session = event.session.as_ref().and_then(|name| sessions.get(name));
+        let event = Event {
+            time: event.time,
+            user,
+            item,
+            session: session.unwrap_or(NO_SESSION),
+            kind: schema.event_type(&event.kind)?,
+            numbers: schema.numbers_of(event),
+        };
+        Some(note(Effect::Event(&event, view.items()), stamp))
+    })
+}
+
+/// `change` as the features take it, with the entry that it came with.
+pub(super) fn note(change: Effect<'_>, stamp: Stamp) -> Change {
+    let (event, items) = match change {
+        Effect::Event(event, items) => (event, items),
+        Effect::Forget(user) => return Change::Forget { stamp, user },
+        Effect::Merge { from, into } => return Change::Merge { stamp, from, into },
+    };
+    let fields = 0..items.n_fields().min(usize::from(u8::MAX));
+    let codes = fields.flat_map(|field| {
+        items.column(field).codes(event.item.0).map(move |code| (field as u8, code))
+    });
+    Change::Event(Noted { stamp, event: *event, codes: codes.collect() })
+}
+
+/// The name of a plan in keys.
+fn plan_name(release: &Release) -> String {
+    fingerprint(release)[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+}
