@@ -123,6 +123,14 @@ pub struct Replica {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What a server wants to hear of the others.
+pub struct Listeners {
+    /// Is told of the release that all servers should serve, again and again until this one does.
+    pub release: Box<dyn Fn(&str) + Send>,
+    /// Is told of every user who was deleted, once the features have forgotten him.
+    pub deleted: Box<dyn Fn(&str) + Send>,
+}
+
 /// Tells all servers of the Redis that `store` names to serve the release called `id`, which is on their shelves.
 ///
 /// # Errors
@@ -197,18 +205,14 @@ impl Replica {
         Ok((Arc::new(replica), pipeline))
     }
 
-    /// Starts to follow the shared log, and to keep it. `on_release` is told of every release that all servers should serve,
-    /// again and again until it does.
+    /// Starts to follow the shared log, and to keep it.
     ///
     /// # Errors
     /// If the system refuses a thread.
-    pub fn start(
-        self: &Arc<Self>,
-        on_release: impl Fn(&str) + Send + 'static,
-    ) -> Result<(), ReplicaError> {
+    pub fn start(self: &Arc<Self>, listeners: Listeners) -> Result<(), ReplicaError> {
         let (follower, keeper) = (self.clone(), self.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());
-        let follower = named("follower").spawn(move || follower.follow(&on_release));
+        let follower = named("follower").spawn(move || follower.follow(&listeners));
         let keeper = named("log-keeper").spawn(move || keeper.keep());
         let mut threads = lock(&self.threads);
         threads.push(follower.map_err(ReplicaError::Thread)?);
@@ -356,14 +360,14 @@ impl Replica {
         self.is_stopped.load(Ordering::SeqCst)
     }
 
-    fn follow(&self, on_release: &dyn Fn(&str)) {
+    fn follow(&self, listeners: &Listeners) {
         let (mut follower, mut looked_at) = (Follower::new(self.log.clone()), None::<Instant>);
         let mut last_error = String::new();
         while !self.is_stopped() {
             let is_due = looked_at.is_none_or(|at| at.elapsed() >= POLL);
-            let looked = if is_due { self.look_after(on_release) } else { Ok(()) };
+            let looked = if is_due { self.look_after(&listeners.release) } else { Ok(()) };
             looked_at = if is_due { Some(Instant::now()) } else { looked_at };
-            let result = looked.and_then(|()| self.follow_on(&mut follower));
+            let result = looked.and_then(|()| self.follow_on(&mut follower, &listeners.deleted));
             if let Err(error) = result {
                 let error = error.to_string();
                 if error != last_error {
@@ -380,12 +384,16 @@ impl Replica {
     }
 
     /// Takes in the next entries.
-    fn follow_on(&self, follower: &mut Follower) -> Result<(), ReplicaError> {
+    fn follow_on(
+        &self,
+        follower: &mut Follower,
+        on_deleted: &dyn Fn(&str),
+    ) -> Result<(), ReplicaError> {
         let after = lock(&self.live).state.followed();
         let entries = follower.next(after, POLL)?;
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            let (mut noted, mut last) = (Vec::new(), None);
+            let (mut noted, mut deleted, mut last) = (Vec::new(), Vec::new(), None);
             let features = {
                 let mut live = lock(&self.live);
                 let Live { state, ids, features } = &mut *live;
@@ -397,6 +405,12 @@ impl Replica {
                         let outcomes = take_in(state, ids, &entry, &mut noted);
                         lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
                         last = Some(entry.stamp);
+                        deleted.extend(entry.records.into_iter().filter_map(
+                            |record| match record {
+                                Record::DeleteUser { id } => Some(id),
+                                _ => None,
+                            },
+                        ));
                     }
                 }
                 features.clone()
@@ -421,6 +435,7 @@ impl Replica {
             }
             drop(reached);
             self.has_moved.notify_all();
+            deleted.iter().for_each(|id| on_deleted(id));
         }
         Ok(())
     }

@@ -232,6 +232,12 @@ impl Entities {
         id
     }
 
+    /// The names that lead to `id`: its own, and those of the ones that were merged into it.
+    pub fn names_of(&self, id: u32) -> Vec<&str> {
+        let merged = self.merged.keys().filter(|from| self.resolve(**from) == id);
+        std::iter::once(&id).chain(merged).filter_map(|id| self.names.0.name(*id)).collect()
+    }
+
     /// Has `from` stand for `into` from now on, which may stand for another. Nothing happens if they are one already.
     pub fn merge(&mut self, from: u32, into: u32) {
         let (from, into) = (self.resolve(from), self.resolve(into));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::{Project, Redis, Shop};
@@ -88,12 +89,24 @@ fn an_erased_user_is_not_in_redis_after_the_log_is_compacted() {
     let (a, b) = (project.serve(), project.serve());
     let event = json!({ "type": "view", "user_id": USER, "item_id": "i5" });
     assert_eq!(a.post("/v1/events", &event).json()["accepted"], 1);
+    // A server with a folder of its own has impressions and lists of its own.
+    let elsewhere = project.copy();
+    let c = elsewhere.serve();
+    c.post("/v1/recommend", &json!({ "user_id": USER, "n": 10 })).json();
+    let lists = elsewhere.path("cascade-data/lists");
+    assert_eq!(files_with_name(&lists).len(), 1);
     let receipt = a.delete(&format!("/v1/users/{USER}")).json();
     assert_eq!(receipt["erased"]["features"], 4, "{receipt}");
     let cold = b.post("/v1/recommend", &json!({ "user_id": USER, "dry_run": true })).json();
     assert!(cold["items"][0]["reasons"].to_string().contains("cold_user"), "{cold}");
+    let impressions = elsewhere.path("cascade-data/impressions");
+    let started = Instant::now();
+    while !files_with_name(&lists).is_empty() || !files_with_name(&impressions).is_empty() {
+        assert!(started.elapsed() < Duration::from_secs(10), "the other server has not erased");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert_eq!(project.run(["compact"]).status, Some(1), "servers run");
-    assert_eq!((a.terminate().0, b.terminate().0), (Some(0), Some(0)));
+    assert_eq!((a.terminate().0, b.terminate().0, c.terminate().0), (Some(0), Some(0), Some(0)));
     let compacted = project.run(["compact", "--json"]).done().json();
     assert_eq!(compacted, json!({ "users": 1, "records": 5 }));
     assert_eq!(files_with_name(&project.path("cascade-data")), NONE);

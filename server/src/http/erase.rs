@@ -2,7 +2,6 @@
 
 use actix_web::{HttpResponse, web};
 use engine::state::log_folder;
-use engine::stored_lists;
 use featurestore::Timestamp;
 use featurestore::log::{EventLog, Position, Record, ScanError};
 use serde::Serialize;
@@ -78,13 +77,11 @@ fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
     let trace = trace(engine, id).map_err(|e| failed(&e))?;
     let user = Request::user_named(&pipeline, Some(id.to_owned()));
     let n_features = user.map_or(0, |user| pipeline.n_known_items(user));
+    // Once before, to count it: after the change every server does it by itself; and once after, for what came in between.
+    let (n_impressions, n_lists) = engine.erase_files_of(id).map_err(|e| failed(&e))?;
     let record = Kind::Users.delete(id);
     engine.change(|_| Ok((vec![record], ())))?;
-    // From here on nothing new comes in about the user; what is left lies in files and caches.
-    engine.served.forget(id);
-    let n_impressions = engine.impressions.erase(vec![id.to_owned()]).map_err(|e| failed(&e))?;
-    let n_lists = stored_lists::erase(&engine.config.data_dir, id).map_err(|e| failed(&e))?;
-    engine.read_lists();
+    let (n_later, _) = engine.erase_files_of(id).map_err(|e| failed(&e))?;
     let (_, releases) = engine.releases().map_err(|e| failed(&e))?;
     let trained_on = releases.into_iter().filter_map(|(name, manifest)| {
         let until = manifest.ok()?.data.until;
@@ -93,7 +90,7 @@ fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
     Ok(Receipt {
         erased: Erased {
             events: trace.n_events,
-            impressions: n_impressions,
+            impressions: n_impressions + n_later,
             features: n_features,
             lists: n_lists,
         },

@@ -17,7 +17,7 @@ use engine::clock::Clock;
 use engine::config::{Config, Fsync, StoreKind};
 use engine::pipeline::{Pipeline, Query, Scratch};
 use engine::release::{Manifest, OpenReleaseError, Release};
-use engine::replica::{Replica, ReplicaError};
+use engine::replica::{Listeners, Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
 use engine::state::{
     Keeps, OpenStateError, State, compact_log, log_folder, open_store, write_snapshot,
@@ -266,13 +266,24 @@ impl Engine {
         self.warm_up(&pipeline)?;
         self.swap(pipeline);
         replica.announce_first_release(&release.manifest.id)?;
-        let engine = Arc::downgrade(self);
+        let (engine, other) = (Arc::downgrade(self), Arc::downgrade(self));
         let refused = Mutex::new(String::new());
-        replica.start(move |id| {
+        let release = move |id: &str| {
             if let Some(engine) = engine.upgrade() {
                 engine.follow_release(id, &refused);
             }
-        })?;
+        };
+        let deleted = move |id: &str| {
+            let Some(engine) = other.upgrade() else { return };
+            let id = id.to_owned();
+            // The follower, which this is called by, must go on meanwhile.
+            std::thread::spawn(move || {
+                if let Err(error) = engine.erase_files_of(&id) {
+                    eprintln!("error: files still tell of a user who was deleted: {error}");
+                }
+            });
+        };
+        replica.start(Listeners { release: Box::new(release), deleted: Box::new(deleted) })?;
         self.replica.get_or_init(|| replica);
         Ok(())
     }

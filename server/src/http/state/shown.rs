@@ -1,5 +1,6 @@
 //! What users were shown lately, and the lists that were computed for them before.
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -102,5 +103,26 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Removes what files and memory of this server have about the user called `id`: impressions and stored lists, also those
+    /// under names that were merged into that one. Returns how many there were of both. May block.
+    ///
+    /// # Errors
+    /// If a file cannot be read or written.
+    pub(in crate::http) fn erase_files_of(&self, id: &str) -> io::Result<(usize, usize)> {
+        let names = self.active().map_or_else(Vec::new, |pipeline| {
+            pipeline.store().view(|view| {
+                let users = view.users();
+                let user = users.names().get(id);
+                let names = user.map(|user| users.names_of(user)).unwrap_or_default();
+                names.into_iter().map(str::to_owned).collect()
+            })
+        });
+        names.iter().for_each(|name| self.served.forget(name));
+        let n_impressions = self.impressions.erase(names)?;
+        let n_lists = stored_lists::erase(&self.config.data_dir, id)?;
+        self.read_lists();
+        Ok((n_impressions, n_lists))
     }
 }
