@@ -48,18 +48,8 @@ pub fn ask_in_replay<T: Send>(
         let pipeline = Pipeline::new(release.clone(), Arc::new(empty_store(release, history)));
         let (mut scratch, mut answers) = (Scratch::default(), Vec::with_capacity(mine.len()));
         replay(history, until, &pipeline.store().clone(), &mine, |question| {
-            let query = Query {
-                user: Some(question.user),
-                now: question.time,
-                n,
-                seeds: Vec::new(),
-                exclude: Vec::new(),
-                filter: None,
-                seed: release.config.training.seed ^ question.first_event as u64,
-                boosts: Vec::new(),
-                served: Vec::new(),
-                deadline: None,
-            };
+            let seed = release.config.training.seed ^ question.first_event as u64;
+            let query = Query { seed, ..Query::new(Some(question.user), question.time, n) };
             let scratch = &mut scratch;
             answers.push(answer(&mut Asked {
                 pipeline: &pipeline,

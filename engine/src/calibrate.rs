@@ -54,7 +54,7 @@ fn outcomes(asked: &mut Asked<'_>, ranker: &Ranker) -> Vec<Outcome> {
     asked.pipeline.candidates(asked.scenario, &asked.query, asked.scratch);
     let items = &asked.scratch.candidates.items;
     let mut scores = Vec::new();
-    ranker.score(&asked.scratch.columns, items.len(), None, &mut scores);
+    ranker.score(&asked.scratch.columns, items.len(), &mut scores);
     let outcome = |(item, score): (_, &f32)| Outcome {
         score: f64::from(*score),
         happened: asked.question.relevant.iter().any(|(relevant, _)| relevant == item),

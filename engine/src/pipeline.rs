@@ -5,6 +5,7 @@ mod explain;
 mod features;
 mod ladder;
 mod lists;
+mod newer;
 
 pub use explain::{Fate, ModelExplanation, Proposal, Ranked};
 pub use ladder::Degraded;
@@ -12,7 +13,7 @@ pub use lists::Listing;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use featurestore::plan::{FeaturePlan, FeatureScratch};
@@ -20,12 +21,12 @@ use featurestore::store::UserView;
 use featurestore::{
     EmbeddedStore, FeatureStore, Freshness, ItemId, Scored, Timestamp, UserId, keep_best,
 };
-use ranking::ranker::Ranker;
+use ranking::ranker::Hurry;
 use ranking::value::ValueModel;
 use reranking::{BoostedValues, HideServed, Lookup, RerankConfig, Reranked, Rules, rerank};
 use retrieval::item_set::ItemSet;
 use retrieval::merge::{Candidates, SourceList, merge};
-use retrieval::sources::{Ask, Delta, SourceScratch, delta_of};
+use retrieval::sources::{Ask, SourceScratch};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::filter::Filter;
@@ -33,6 +34,7 @@ use crate::release::{Release, ScenarioPlan};
 use crate::slate::SlateColumns;
 use features::RequestFeatures;
 use ladder::{Costs, left, stage_until};
+use newer::Newer;
 
 /// A question to the engine.
 #[derive(Clone, Debug)]
@@ -53,10 +55,31 @@ pub struct Query {
     pub boosts: Vec<BoostedValues>,
     /// What the user was shown lately, and when.
     pub served: Vec<(ItemId, Timestamp)>,
+    /// Numbers that hold instead of those of the catalogue: of which item, position of the field, value.
+    pub numbers: Vec<(ItemId, usize, f64)>,
     /// Start of the random sequence of exploration.
     pub seed: u64,
     /// When the answer must be there; `None`: take the time that it takes.
     pub deadline: Option<Instant>,
+}
+
+impl Query {
+    /// `n` items for `user` as of `now`, and nothing else is asked.
+    pub fn new(user: Option<UserId>, now: Timestamp, n: usize) -> Self {
+        Self {
+            user,
+            now,
+            n,
+            seeds: Vec::new(),
+            exclude: Vec::new(),
+            filter: None,
+            boosts: Vec::new(),
+            served: Vec::new(),
+            numbers: Vec::new(),
+            seed: 0,
+            deadline: None,
+        }
+    }
 }
 
 /// Why an item was kept out by the filter.
@@ -138,8 +161,7 @@ pub struct Pipeline {
     /// The rules of each scenario, in the store's ids.
     rules: BTreeMap<String, Rules>,
     costs: Costs,
-    /// Items newer than the release, as of so many changes of the catalogue.
-    delta: RwLock<(u64, Arc<Delta>)>,
+    newer: Newer,
 }
 
 /// Fewer candidates than this many times the items that are wanted are not worth ranking.
@@ -161,6 +183,7 @@ impl Pipeline {
         store: Arc<EmbeddedStore>,
         features: Arc<dyn FeatureStore>,
     ) -> Self {
+        store.watch_newcomers(release.models.settled());
         let resolve = |scenario: &ScenarioPlan| {
             store.view(|view| {
                 let items = view.items();
@@ -171,14 +194,7 @@ impl Pipeline {
         };
         let rules =
             release.scenarios.iter().map(|(name, plan)| (name.clone(), resolve(plan))).collect();
-        Self {
-            release,
-            store,
-            features,
-            rules,
-            costs: Costs::default(),
-            delta: RwLock::new((u64::MAX, Arc::default())),
-        }
+        Self { release, store, features, rules, costs: Costs::default(), newer: Newer::new() }
     }
 
     /// The release that answers.
@@ -299,7 +315,7 @@ impl Pipeline {
     }
 
     /// Millions to a thousand: asks every source, merges what they propose, and filters it. Returns how many each proposed,
-    /// and whether all were asked: those that are left at `until` are not.
+    /// and whether that is all: sources that are left at `until` are not asked.
     fn retrieve(
         &self,
         scenario: &ScenarioPlan,
@@ -313,43 +329,29 @@ impl Pipeline {
         let (lists, is_whole) = match passing {
             Some(set) => {
                 let accept = |item: ItemId| set.contains(item);
-                let ask = Ask { among: Some(set), ..self.ask(query, user, &accept) };
-                let (lists, is_whole) = propose(scenario, &ask, until, sources);
+                let ask = Ask { among: Some(set), until, ..self.ask(query, user, &accept) };
+                let (lists, is_whole) = propose(scenario, &ask, sources);
                 *candidates = among(set, &lists, scenario.candidates, query.n);
                 (lists, is_whole)
             }
             None => {
                 let accept = |item: ItemId| !refused.contains(&item);
-                let (mut lists, mut is_whole) =
-                    propose(scenario, &self.ask(query, user, &accept), until, sources);
+                let ask = Ask { until, ..self.ask(query, user, &accept) };
+                let (mut lists, mut is_whole) = propose(scenario, &ask, sources);
                 *candidates = merge(&lists, scenario.candidates);
                 let available = self.available(&candidates.items, query.now);
                 let n_dropped = candidates.retain(|i| available[i]);
                 // Rarely is much of what the sources know hidden: then only, they are asked item by item.
                 if n_dropped > 0 && (candidates.len() < query.n || candidates.len() < n_dropped) {
                     let accept = |item: ItemId| accept(item) && self.is_available(item, query.now);
-                    (lists, is_whole) =
-                        propose(scenario, &self.ask(query, user, &accept), until, sources);
+                    let ask = Ask { until, ..self.ask(query, user, &accept) };
+                    (lists, is_whole) = propose(scenario, &ask, sources);
                     *candidates = merge(&lists, scenario.candidates);
                 }
                 (lists, is_whole)
             }
         };
         (lists.iter().map(|list| list.items.len()).collect(), is_whole)
-    }
-
-    /// The items that the release does not know, as the catalogue is now; they are read anew when it has changed.
-    fn delta(&self) -> Arc<Delta> {
-        let n_changes = self.store.view(|view| view.items().n_changes());
-        let known = self.delta.read().unwrap_or_else(PoisonError::into_inner);
-        if known.0 == n_changes {
-            return known.1.clone();
-        }
-        drop(known);
-        let delta = Arc::new(delta_of(&self.release.models, &self.store));
-        // A change in between has it read once more.
-        *self.delta.write().unwrap_or_else(PoisonError::into_inner) = (n_changes, delta.clone());
-        delta
     }
 
     fn ask<'a>(
@@ -370,6 +372,7 @@ impl Pipeline {
             now: query.now,
             accept,
             among: None,
+            until: None,
         }
     }
 
@@ -445,20 +448,21 @@ impl Pipeline {
         *freshness = of_items.max(*freshness);
         let computed = Instant::now();
         self.costs.features.observe(computed - started, n);
-        let fewer = left(until).is_some_and(|left| left < self.costs.trees.of(n));
-        let max_trees = |ranker: &Ranker| {
-            fewer.then(|| (ranker.n_trees() as f64 * FEWER_TREES).ceil() as usize)
+        // What is expected to take too long is not begun; what takes longer than expected is not ended.
+        let is_tight = left(until).is_some_and(|left| left < self.costs.trees.of(n));
+        let is_late = || is_tight || left(until).is_some_and(|left| left.is_zero());
+        let hurry = Hurry { share: FEWER_TREES, is_late: &is_late };
+        let is_whole = match &scenario.value {
+            Some(value) => self.score_value(value, n, &hurry, scratch),
+            None => ranker.score_in_time(&scratch.columns, n, &hurry, &mut scratch.scores),
         };
-        match &scenario.value {
-            Some(value) => self.score_value(value, n, max_trees, scratch),
-            None => ranker.score(&scratch.columns, n, max_trees(ranker), &mut scratch.scores),
-        }
         rank_by(&scratch.candidates.items, &scratch.scores, scenario.top, &mut scratch.ranked);
-        if fewer {
+        match is_whole {
+            true => self.costs.trees.observe(computed.elapsed(), n),
+            false => degraded.push(Degraded::FewerTrees),
+        }
+        if is_tight {
             self.costs.trees.forget_some();
-            degraded.push(Degraded::FewerTrees);
-        } else {
-            self.costs.trees.observe(computed.elapsed(), n);
         }
     }
 
@@ -480,22 +484,23 @@ impl Pipeline {
         if affordable < query.n.saturating_mul(LEAST_TIMES).min(n) { 0 } else { affordable }
     }
 
-    /// Scores the `n` candidates by what they are worth. `max_trees`: how many trees of a forest to ask.
+    /// Scores the `n` candidates by what they are worth. Whether all trees were asked.
     fn score_value(
         &self,
         value: &ValueModel,
         n: usize,
-        max_trees: impl Fn(&Ranker) -> Option<usize>,
+        hurry: &Hurry<'_>,
         scratch: &mut Scratch,
-    ) {
+    ) -> bool {
         let Scratch { columns, scores, probabilities, .. } = scratch;
         probabilities.clear();
+        let mut is_whole = true;
         for (event, _) in &value.weights {
             let objective = &self.release.objectives[event];
-            let max_trees = max_trees(&objective.ranker);
-            objective.append_probabilities(columns, n, max_trees, scores, probabilities);
+            is_whole &= objective.append_probabilities(columns, n, hurry, scores, probabilities);
         }
         value.combine(probabilities, n, scores);
+        is_whole
     }
 
     /// A hundred to tens: the rules of the scenario.
@@ -574,6 +579,14 @@ impl Pipeline {
         let Scratch { sources, features, candidates, columns, .. } = scratch;
         let until = store_deadline(query, scenario.budget.rank_ms);
         let freshness = self.features.read_items(&candidates.items, until, &mut features.items);
+        for (item, field, value) in &query.numbers {
+            let at = candidates.items.iter().position(|other| other == item);
+            // What no feature reads was not read.
+            let read = features.items.numbers.get_mut(*field);
+            if let Some(number) = read.zip(at).and_then(|(read, at)| read.get_mut(at)) {
+                *number = *value;
+            }
+        }
         self.features.plan().compute(user, &candidates.items, query.now, features, columns);
         let context =
             RequestFeatures { release: &self.release, scenario, candidates, sources, user, query };
@@ -599,25 +612,25 @@ fn degraded_by(freshness: Freshness) -> Option<Degraded> {
     }
 }
 
-/// What the sources of `scenario` propose, in their order, and whether all were asked: those that are left at `until` are
-/// not, once any has proposed something.
+/// What the sources of `scenario` propose, in their order, and whether that is all: those that are left when time is over are
+/// not asked, once any has proposed something, and the one that is being asked is cut short.
 fn propose(
     scenario: &ScenarioPlan,
     ask: &Ask<'_>,
-    until: Option<Instant>,
     scratch: &mut SourceScratch,
 ) -> (Vec<SourceList>, bool) {
     ask.prepare(scratch);
+    scratch.take_cut();
     let (mut lists, mut n_items) = (Vec::with_capacity(scenario.sources.len()), 0);
     for source in &scenario.sources {
-        if n_items > 0 && left(until).is_some_and(|left| left.is_zero()) {
+        if n_items > 0 && left(ask.until).is_some_and(|left| left.is_zero()) {
             break;
         }
         let list = ask.list(source, scratch);
         n_items += list.items.len();
         lists.push(list);
     }
-    let is_whole = lists.len() == scenario.sources.len();
+    let is_whole = lists.len() == scenario.sources.len() && !scratch.take_cut();
     lists.resize_with(scenario.sources.len(), SourceList::default);
     (lists, is_whole)
 }

@@ -213,18 +213,7 @@ fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) ->
     let known = pipeline.store().view(|view| view.users().find(user).map(UserId));
     let scenario = &pipeline.release().scenarios[&job.scenario];
     let seed = pipeline.release().manifest.seed ^ u64::from(known.map_or(u32::MAX, |user| user.0));
-    let query = Query {
-        user: known,
-        now: job.now,
-        n: job.n,
-        seeds: Vec::new(),
-        exclude: Vec::new(),
-        filter: None,
-        seed,
-        boosts: Vec::new(),
-        served: Vec::new(),
-        deadline: None,
-    };
+    let query = Query { seed, ..Query::new(known, job.now, job.n) };
     let answer = pipeline.recommend(scenario, &query, scratch);
     let items = pipeline.store().view(|view| {
         let names = view.items().names();

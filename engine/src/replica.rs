@@ -2,7 +2,10 @@
 //! Redis, the catalogue and the boards in the memory of each, and one of those that share a data folder keeps the entries in
 //! the event log there, which releases are trained on.
 
+mod external;
 mod making;
+
+pub use external::ExternalCounts;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -119,6 +122,7 @@ pub struct Replica {
     reached: Mutex<Reached>,
     has_moved: Condvar,
     kept: Mutex<Option<(Stamp, Position)>>,
+    external: ExternalCounts,
     is_stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -199,6 +203,7 @@ impl Replica {
             reached: Mutex::new(reached),
             has_moved: Condvar::new(),
             kept: Mutex::new(None),
+            external: ExternalCounts::default(),
             is_stopped: AtomicBool::new(false),
             threads: Mutex::default(),
         };
@@ -263,6 +268,11 @@ impl Replica {
     /// The features in service.
     pub fn features(&self) -> Arc<RedisStore> {
         lock(&self.live).features.clone()
+    }
+
+    /// What became of the values that other jobs have written.
+    pub fn external(&self) -> &ExternalCounts {
+        &self.external
     }
 
     /// The last entry of the shared log that this server took in.
@@ -402,6 +412,7 @@ impl Replica {
                 {
                     // Another release may have been put into service meanwhile, with all of this.
                     if entry.stamp > state.followed() {
+                        self.external.count(&entry, state);
                         let outcomes = take_in(state, ids, &entry, &mut noted);
                         lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
                         last = Some(entry.stamp);

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::release::{Release, names_digest};
 
 /// The format of snapshots; one of another format is not used.
-pub const SNAPSHOT_FORMAT: u32 = 4;
+pub const SNAPSHOT_FORMAT: u32 = 5;
 
 const SNAPSHOT: &str = "snapshot.bin";
 const MAGIC: &[u8; 8] = b"CASCSNAP";
@@ -220,6 +220,7 @@ pub fn read_snapshot(
     }
     let store = EmbeddedStore::from_bytes(keeps.plan(release), &state.schema, parts.store)
         .map_err(|source| SnapshotRefused::Decode { path, source })?;
+    store.watch_newcomers(release.models.settled());
     state.store = Arc::new(store);
     state.sessions = parts.sessions;
     state.position = parts.position;
@@ -271,7 +272,9 @@ fn digest_of(plan: &FeaturePlan, schema: &Schema) -> [u8; DIGEST_BYTES] {
 impl State {
     /// Before the first record of the log, made for `release`.
     pub fn empty(release: &Release, keeps: Keeps) -> Self {
-        Self::of_plan(release.config.schema(), keeps.plan(release))
+        let state = Self::of_plan(release.config.schema(), keeps.plan(release));
+        state.store.watch_newcomers(release.models.settled());
+        state
     }
 
     fn of_plan(schema: Schema, plan: Arc<FeaturePlan>) -> Self {

@@ -495,7 +495,7 @@ impl Trainer<'_> {
         let labels: Vec<f32> = candidates.items.iter().map(label).collect();
         let mut scores = Vec::new();
         match pilot {
-            Some(pilot) => pilot.score(&asked.scratch.columns, labels.len(), None, &mut scores),
+            Some(pilot) => pilot.score(&asked.scratch.columns, labels.len(), &mut scores),
             None => scores = candidates.fused(),
         }
         let kept = sample_rows(&labels, &ranks(&scores), &sampling, asked.query.seed);

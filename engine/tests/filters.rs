@@ -177,14 +177,10 @@ proptest! {
         let name = user.map(|user| format!("u{user}"));
         let known = name.and_then(|name| pipeline.store().view(|view| view.users().names().get(&name)));
         let query = Query {
-            user: known.map(UserId),
-            now: NOW,
-            n,
             seeds: seeds.iter().map(|id| ItemId(*id)).collect(),
             exclude: exclude.iter().map(|id| ItemId(*id)).collect(),
             filter: Some(Arc::new(asked.filter())),
-            seed: 7,
-            boosts: Vec::new(), served: Vec::new(), deadline: None,
+            ..Query::new(known.map(UserId), NOW, n)
         };
         let bought = |item: u32| {
             let by = |(bought, who, what): &(bool, u8, u32)| {
@@ -236,10 +232,7 @@ proptest! {
         events in proptest::collection::vec((any::<bool>(), 0u8..6, 0..N_ITEMS), 6..60),
     ) {
         let pipeline = pipeline(&things, &events);
-        let query = Query {
-            user: None, now: NOW, n: 5, seeds: Vec::new(),
- exclude: Vec::new(), filter: None, seed: 7, boosts: Vec::new(), served: Vec::new(), deadline: None,
-        };
+        let query = Query::new(None, NOW, 5);
         let scenario = &pipeline.release().scenarios["home"];
         let items = shown(&pipeline.recommend(scenario, &query, &mut Scratch::default()).slate);
         let is_shown = |item: u32| !things[item as usize].hidden && !things[item as usize].expired;
@@ -286,18 +279,8 @@ fn an_item_that_a_filter_keeps_out_is_known_as_such() {
     let pipeline = pipeline(&vec![thing; N_ITEMS as usize], &[(false, 0, 0)]);
     let asked =
         Asked { colours: Some([2].into()), price: None, without_price: None, not_colour: None };
-    let query = Query {
-        user: None,
-        now: NOW,
-        n: 3,
-        seeds: Vec::new(),
-        exclude: Vec::new(),
-        filter: Some(Arc::new(asked.filter())),
-        seed: 7,
-        boosts: Vec::new(),
-        served: Vec::new(),
-        deadline: None,
-    };
+    let filter = Some(Arc::new(asked.filter()));
+    let query = Query { filter, ..Query::new(None, NOW, 3) };
     let scenario = &pipeline.release().scenarios["home"];
     assert_eq!(pipeline.refusal(scenario, &query, ItemId(5)), Some(Refused::Filtered));
 }

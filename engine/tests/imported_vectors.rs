@@ -63,18 +63,7 @@ fn an_item_without_a_vector_is_not_proposed_by_it_and_its_similarities_are_missi
     let store = Arc::new(empty_store(&release, &history));
     history.events.iter().for_each(|event| store.apply(event));
     let pipeline = Pipeline::new(release.clone(), store);
-    let query = Query {
-        user: Some(UserId(0)),
-        now: Timestamp(5),
-        n: 3,
-        seeds: Vec::new(),
-        exclude: Vec::new(),
-        filter: None,
-        seed: 7,
-        boosts: Vec::new(),
-        served: Vec::new(),
-        deadline: None,
-    };
+    let query = Query::new(Some(UserId(0)), Timestamp(5), 3);
     let mut scratch = Scratch::default();
     pipeline.candidates(&release.scenarios["home"], &query, &mut scratch);
     let items = &scratch.candidates.items;

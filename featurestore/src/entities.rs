@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::Names;
+use crate::readers::field_value;
 use crate::schema::FieldKind;
 use crate::time::Timestamp;
 use crate::value::{Fields, Value};
@@ -170,7 +171,8 @@ fn category_texts(value: &Value) -> impl Iterator<Item = String> + '_ {
     one.into_iter().chain(several.iter().map(|text| text.to_string()))
 }
 
-fn number_of(kind: FieldKind, value: &Value) -> f64 {
+/// `value` as the number of a field of this type; NaN if it is none.
+pub fn number_of(kind: FieldKind, value: &Value) -> f64 {
     let number = match (kind, value) {
         (FieldKind::Time, Value::Text(text)) => {
             Timestamp::parse(text).ok().map(|time| time.0 as f64)
@@ -271,6 +273,20 @@ impl Entities {
         self.n_changes += 1;
     }
 
+    /// Sets those of the fields of the one called `name` that are given, if it is known and was not deleted. A value that is
+    /// not of its field's type makes it missing; names that the schema does not have are ignored.
+    pub fn set(&mut self, name: &str, fields: &Fields) {
+        let Some(id) = self.find(name).filter(|id| !self.is_gone(*id)) else { return };
+        for (name, value) in fields {
+            if let Some(position) = self.field(name) {
+                let kind = self.fields[position].1;
+                let value = field_value(value, kind).unwrap_or(Value::Null);
+                self.columns[position].set(id, kind, &value);
+            }
+        }
+        self.n_changes += 1;
+    }
+
     /// How often names or fields have changed: as long as it is the same, so are they.
     pub fn n_changes(&self) -> u64 {
         self.n_changes
@@ -352,6 +368,11 @@ impl Entities {
         self.fields.iter().position(|(known, _)| known == name)
     }
 
+    /// The name of the field at `position`.
+    pub fn field_name(&self, position: usize) -> &str {
+        &self.fields[position].0
+    }
+
     /// The type of the field at `position`.
     pub fn kind(&self, position: usize) -> FieldKind {
         self.fields[position].1
@@ -401,6 +422,28 @@ mod tests {
             ("since".to_owned(), FieldKind::Time),
         ];
         Entities::new(fields.iter().map(|(name, kind)| (name, kind)))
+    }
+
+    #[test]
+    fn fields_are_set_one_by_one_and_what_does_not_fit_becomes_missing() {
+        let mut items = entities();
+        let id = items.intern("a");
+        let two = |price: Value| -> Fields {
+            [("price".into(), price), ("genres".into(), Value::Text("x".into()))].into()
+        };
+        items.put(id, &two(Value::Number(2.5)));
+        items.set(
+            "a",
+            &[("price".into(), Value::Text("3".into())), ("no".into(), Value::Null)].into(),
+        );
+        assert_eq!(items.fields_of(id), two(Value::Number(3.0)));
+        items.set("a", &[("price".into(), Value::Text("much".into()))].into());
+        assert!(items.column(1).number(id).is_nan());
+        items.set("b", &two(Value::Number(1.0)));
+        assert_eq!(items.len(), 1, "one that is not known stays so");
+        items.delete(id);
+        items.set("a", &two(Value::Number(1.0)));
+        assert_eq!(items.fields_of(id), Fields::new());
     }
 
     #[test]

@@ -127,6 +127,8 @@ pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
             let id = users.intern(id);
             users.delete(id);
         }
+        Record::SetItemFields { id, fields } => items.set(id, fields),
+        Record::SetUserFields { id, fields } => users.set(id, fields),
         Record::MergeUser { from, into } => {
             let (from, into) = (users.intern(from), users.intern(into));
             users.merge(from, into);

@@ -17,6 +17,7 @@ pub mod log;
 pub mod readers;
 
 pub mod board;
+pub mod newcomers;
 pub mod plan;
 pub mod record;
 pub mod redis;

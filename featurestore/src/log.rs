@@ -68,6 +68,20 @@ pub enum Record {
         /// The id of a user.
         into: Box<str>,
     },
+    /// Some fields of an item have other values. Nothing happens if the item is not known.
+    SetItemFields {
+        /// Of which item.
+        id: Box<str>,
+        /// The fields that change; [`Value::Null`](crate::Value::Null): missing from now on.
+        fields: Fields,
+    },
+    /// Some fields of a user have other values. Nothing happens if the user is not known.
+    SetUserFields {
+        /// Of which user.
+        id: Box<str>,
+        /// As those of an item.
+        fields: Fields,
+    },
 }
 
 /// An item of the catalogue, whole.

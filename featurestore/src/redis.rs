@@ -13,6 +13,7 @@ mod keys;
 mod near;
 mod nodes;
 mod packed;
+mod set;
 mod shared_log;
 
 pub use nodes::{Nodes, RedisError};

@@ -14,6 +14,7 @@ use crate::board::{Board, WHOLE};
 use crate::entities::{Column, Entities};
 use crate::event::{Event, EventTypeId, MAX_EVENT_NUMBERS};
 use crate::ids::{ItemId, Scored, UserId};
+use crate::newcomers::Newcomers;
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
 use crate::record::{RecordTable, Slot, SlotOp};
 use crate::schema::{Schema, Summed};
@@ -190,6 +191,7 @@ struct State {
     boards: Vec<Board>,
     /// Items by the time of their publication or first event.
     newest: BTreeSet<(Timestamp, ItemId)>,
+    newcomers: Newcomers,
     n_events: u64,
     latest: Timestamp,
 }
@@ -214,6 +216,7 @@ impl EmbeddedStore {
                 .collect(),
             items,
             users,
+            newcomers: Newcomers::default(),
             n_events: 0,
             latest: Timestamp::MIN,
         };
@@ -280,6 +283,11 @@ impl EmbeddedStore {
             newest.extend(items.published(id).or(first).map(|time| (time, item)));
         }
         result
+    }
+
+    /// Notes from now on who is first to do something with items that are not `settled`: [`Newcomers::watch`].
+    pub fn watch_newcomers(&self, settled: Vec<bool>) {
+        self.write().newcomers.watch(settled);
     }
 
     /// Folds the latest events of `from`, which are kept one by one, into what is known of `into`, and forgets `from`.
@@ -352,6 +360,7 @@ impl State {
     fn apply(&mut self, event: &Event, plan: &FeaturePlan) {
         self.make_room(event, plan);
         self.apply_to_item(event, plan);
+        self.newcomers.note(event.item, event.user);
         if plan.keeps_users {
             let user = Arc::make_mut(&mut self.user_states[event.user.index()]);
             user.apply(event, plan, |field| self.items.column(field).codes(event.item.0));
@@ -512,6 +521,11 @@ impl View<'_> {
     /// Time of the latest event.
     pub fn latest(&self) -> Timestamp {
         self.state.latest
+    }
+
+    /// Who was first to do something with items that the release has no vector of.
+    pub fn newcomers(&self) -> &Newcomers {
+        &self.state.newcomers
     }
 
     /// The `n` best items of a board; `value`: of the list of this field value.

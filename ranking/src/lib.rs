@@ -25,7 +25,7 @@
 //! // Serving: columns, one feature after the other.
 //! let ranker = Ranker::Forest(model.forest()?);
 //! let mut scores = Vec::new();
-//! ranker.score(&[0.2, 0.8, /* age_days */ 1.0, 3.0], 2, None, &mut scores);
+//! ranker.score(&[0.2, 0.8, /* age_days */ 1.0, 3.0], 2, &mut scores);
 //! assert!(scores[1] > scores[0]);
 //! # Ok(())
 //! # }

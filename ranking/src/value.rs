@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::calibration::Calibration;
-use crate::ranker::Ranker;
+use crate::ranker::{Hurry, Ranker};
 
 /// How probable an event is: a ranker of its own, and what its scores mean.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,18 +15,19 @@ pub struct Objective {
 }
 
 impl Objective {
-    /// Appends the probability of each of `n_rows` candidates to `out`. `columns` and `max_trees` are as in
-    /// [`Ranker::score`]; `scores` is room for the scores.
+    /// Appends the probability of each of `n_rows` candidates to `out`. `columns` and `hurry` are as in
+    /// [`Ranker::score_in_time`], and so is what is returned; `scores` is room for the scores.
     pub fn append_probabilities(
         &self,
         columns: &[f32],
         n_rows: usize,
-        max_trees: Option<usize>,
+        hurry: &Hurry<'_>,
         scores: &mut Vec<f32>,
         out: &mut Vec<f32>,
-    ) {
-        self.ranker.score(columns, n_rows, max_trees, scores);
+    ) -> bool {
+        let is_whole = self.ranker.score_in_time(columns, n_rows, hurry, scores);
         out.extend(scores.iter().map(|score| self.calibration.apply(f64::from(*score)) as f32));
+        is_whole
     }
 }
 

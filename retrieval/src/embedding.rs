@@ -71,6 +71,21 @@ impl Embedding {
         }
     }
 
+    /// The vector of an item that the embedding does not know, from the vectors of those who prefer it and from `prior`, what
+    /// is thought of it without them. `None` if nothing is known that would give one; an imported embedding has none but
+    /// `prior`.
+    pub fn item(
+        &self,
+        prior: Option<&[f32]>,
+        users: &[(Vec<f32>, f32)],
+        scratch: &mut FoldInScratch,
+    ) -> Option<Vec<f32>> {
+        match self {
+            Self::Trained(ials) => ials.fold_in_item(prior, users, scratch),
+            Self::Imported(_) => prior.map(<[f32]>::to_vec),
+        }
+    }
+
     /// Writes what it takes to give users a vector into a file of `folder`; the item vectors have their own.
     ///
     /// # Errors

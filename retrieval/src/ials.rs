@@ -23,7 +23,7 @@ use featurestore::ItemId;
 use rayon::prelude::*;
 
 use crate::kernels::LANES;
-use crate::mapped::{Array, Mapped, OpenError, write_sections};
+use crate::mapped::{Array, Flaw, Mapped, OpenError, write_sections};
 use crate::vectors::{Vectors, VectorsError};
 use normal_equations::{NormalEquations, gram};
 use preferences::SparseRows;
@@ -89,6 +89,16 @@ pub struct Ials {
     /// `alpha0` times the sum of `h h^T` over all items, upper triangle: `[stride, stride]`.
     base: Array<f32>,
     regularisation: Regularisation,
+    /// What it takes to fold items in.
+    of_items: Option<Side>,
+}
+
+/// What the vectors of the other side add to the system of a row.
+#[derive(Debug)]
+struct Side {
+    /// `alpha0` times the sum of `h h^T` over all vectors of the other side, upper triangle: `[stride, stride]`.
+    base: Array<f32>,
+    regularisation: Regularisation,
 }
 
 /// `reg(w) = lambda (w + unobserved)^nu` for a row whose weights sum up to `w`.
@@ -101,6 +111,15 @@ struct Regularisation {
 }
 
 impl Regularisation {
+    fn to_bits(self) -> [u64; 3] {
+        [self.lambda, self.nu, self.unobserved].map(f64::to_bits)
+    }
+
+    fn from_bits([lambda, nu, unobserved]: [u64; 3]) -> Self {
+        let [lambda, nu, unobserved] = [lambda, nu, unobserved].map(f64::from_bits);
+        Self { lambda, nu, unobserved }
+    }
+
     fn of(&self, sum_of_weights: f64) -> f32 {
         (self.lambda * (sum_of_weights + self.unobserved).powf(self.nu)) as f32
     }
@@ -110,6 +129,15 @@ impl Regularisation {
 #[derive(Debug, Default)]
 pub struct FoldInScratch {
     equations: Option<NormalEquations>,
+}
+
+impl FoldInScratch {
+    fn equations(&mut self, stride: usize) -> &mut NormalEquations {
+        if self.equations.as_ref().is_none_or(|equations| equations.stride() != stride) {
+            self.equations = None;
+        }
+        self.equations.get_or_insert_with(|| NormalEquations::new(stride))
+    }
 }
 
 impl Ials {
@@ -129,16 +157,19 @@ impl Ials {
         let item_regularisation = config.regularisation(by_user.n_filled_rows());
         let mut items = first_vectors(&by_item, stride, config);
         let mut users = vec![0.0; by_user.n_rows() * stride];
+        let mut of_items = vec![0.0; stride * stride];
         for _ in 0..config.n_epochs {
             let base = scaled_gram(&items, stride, config.alpha0);
             solve_rows(by_user, &items, &base, user_regularisation, &mut users)?;
-            let base = scaled_gram(&users, stride, config.alpha0);
-            solve_rows(&by_item, &users, &base, item_regularisation, &mut items)?;
+            of_items = scaled_gram(&users, stride, config.alpha0);
+            solve_rows(&by_item, &users, &of_items, item_regularisation, &mut items)?;
         }
+        let of_items = Side { base: Array::owned(of_items), regularisation: item_regularisation };
         Ok(Self {
             base: Array::owned(scaled_gram(&items, stride, config.alpha0)),
             items: Vectors::new(without_padding(&items, stride, config.dim), config.dim)?,
             regularisation: user_regularisation,
+            of_items: Some(of_items),
         })
     }
 
@@ -160,11 +191,7 @@ impl Ials {
         history: &[(ItemId, f32)],
         scratch: &mut FoldInScratch,
     ) -> Option<Vec<f32>> {
-        let stride = self.dim().next_multiple_of(LANES);
-        if scratch.equations.as_ref().is_none_or(|equations| equations.stride() != stride) {
-            scratch.equations = None;
-        }
-        let equations = scratch.equations.get_or_insert_with(|| NormalEquations::new(stride));
+        let equations = scratch.equations(self.dim().next_multiple_of(LANES));
         let known = history.iter().filter_map(|&(item, weight)| {
             let usable = weight > 0.0 && weight.is_finite();
             usable.then(|| self.items.get(item)).flatten().map(|row| (row, weight))
@@ -179,15 +206,46 @@ impl Ials {
         user.iter().all(|value| value.is_finite()).then(|| user.to_vec())
     }
 
-    /// Writes what it takes to fold users in to a file; the item vectors have their own.
+    /// The vector of an item that training did not know, and that `users`, given by their vectors, prefer, each with a weight
+    /// as in `Preferences`: the row that training would have solved, except that without users it is `prior`, what is thought
+    /// of the item before anybody has done anything with it. `None` if there is neither, or the file of the embedding was
+    /// made before it had what this takes. Cost: as [`fold_in`](Self::fold_in).
+    pub fn fold_in_item(
+        &self,
+        prior: Option<&[f32]>,
+        users: &[(Vec<f32>, f32)],
+        scratch: &mut FoldInScratch,
+    ) -> Option<Vec<f32>> {
+        let Side { base, regularisation } = self.of_items.as_ref()?;
+        let stride = self.dim().next_multiple_of(LANES);
+        let sum_of_weights: f64 = users.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        if sum_of_weights == 0.0 {
+            return prior.map(<[f32]>::to_vec);
+        }
+        let mut near = prior.map(<[f32]>::to_vec).unwrap_or_default();
+        near.resize(if near.is_empty() { 0 } else { stride }, 0.0);
+        let (ridge, equations) = (regularisation.of(sum_of_weights), scratch.equations(stride));
+        let users = users.iter().map(|(vector, weight)| (vector.as_slice(), *weight));
+        let solution = equations.solve_near(&near, base.as_slice(), ridge, users)?;
+        let item = &solution[..self.dim()];
+        item.iter().all(|value| value.is_finite()).then(|| item.to_vec())
+    }
+
+    /// Writes what it takes to fold users and items in to a file; the item vectors have their own.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let Regularisation { lambda, nu, unobserved } = self.regularisation;
-        let regularisation = [lambda, nu, unobserved].map(f64::to_bits);
-        let base = bytemuck::cast_slice(self.base.as_slice());
-        write_sections(path, KIND, &[bytemuck::cast_slice(&regularisation), base])
+        let of_users = (&self.base, self.regularisation);
+        let of_items = self.of_items.as_ref().map(|side| (&side.base, side.regularisation));
+        let sides: Vec<_> = std::iter::once(of_users).chain(of_items).collect();
+        let numbers: Vec<[u64; 3]> = sides.iter().map(|(_, reg)| reg.to_bits()).collect();
+        let mut sections: Vec<&[u8]> = Vec::new();
+        for ((base, _), numbers) in sides.iter().zip(&numbers) {
+            sections.push(bytemuck::cast_slice(numbers));
+            sections.push(bytemuck::cast_slice(base.as_slice()));
+        }
+        write_sections(path, KIND, &sections)
     }
 
     /// Opens a file that `save` wrote, by memory map. `items` are the vectors that were fitted together with it.
@@ -195,23 +253,30 @@ impl Ials {
     /// # Errors
     /// If the file cannot be read, is of another kind, or does not fit the dimension of `items`.
     pub fn open(path: &Path, items: &Vectors) -> Result<Self, OpenError> {
-        let file = Arc::new(Mapped::open(path, KIND, 2)?);
-        let &[lambda, nu, unobserved] = file.u64s(0)? else {
-            return Err(file.contradiction("its regularisation is not made of three numbers"));
-        };
-        let [lambda, nu, unobserved] = [lambda, nu, unobserved].map(f64::from_bits);
-        let base = Array::<f32>::mapped(&file, 1)?;
         let stride = items.dim().next_multiple_of(LANES);
-        if base.as_slice().len() != stride * stride {
-            return Err(
-                file.contradiction("its matrix does not have the dimension of the item vectors")
-            );
-        }
-        Ok(Self {
-            items: items.clone(),
-            base,
-            regularisation: Regularisation { lambda, nu, unobserved },
-        })
+        // Those that were made before items could be folded in have one side only.
+        let (file, n_sides) = match Mapped::open(path, KIND, 4) {
+            Err(OpenError::Malformed { flaw: Flaw::SectionCount { found: 2, .. }, .. }) => {
+                (Mapped::open(path, KIND, 2)?, 1)
+            }
+            file => (file?, 2),
+        };
+        let file = Arc::new(file);
+        let side = |i: usize| {
+            let Ok(numbers) = file.u64s(2 * i)?.try_into() else {
+                let what = "its regularisation is not made of three numbers";
+                return Err(file.contradiction(what));
+            };
+            let base = Array::<f32>::mapped(&file, 2 * i + 1)?;
+            if base.as_slice().len() != stride * stride {
+                let what = "its matrix does not have the dimension of the item vectors";
+                return Err(file.contradiction(what));
+            }
+            Ok(Side { base, regularisation: Regularisation::from_bits(numbers) })
+        };
+        let Side { base, regularisation } = side(0)?;
+        let of_items = if n_sides == 2 { Some(side(1)?) } else { None };
+        Ok(Self { items: items.clone(), base, regularisation, of_items })
     }
 }
 
@@ -440,7 +505,38 @@ mod tests {
         let history = [(ItemId(1), 1.0), (ItemId(5), 2.0)];
         let mut scratch = FoldInScratch::default();
         assert_eq!(opened.fold_in(&history, &mut scratch), ials.fold_in(&history, &mut scratch));
+        let users = [(vec![0.5; 20], 1.0), (vec![-0.25; 20], 2.0)];
+        let prior = Some(&[0.125; 20][..]);
+        let folded = opened.fold_in_item(prior, &users, &mut scratch);
+        assert_eq!(folded, ials.fold_in_item(prior, &users, &mut scratch));
+        assert!(folded.is_some());
         assert!(Ials::open(&path, &Vectors::new(vec![1.0; 64], 64).unwrap()).is_err());
+    }
+
+    #[test]
+    fn an_item_that_is_folded_in_is_near_the_row_that_training_solves() {
+        let preferences = two_tastes(200, 40);
+        let ials = Ials::fit(&preferences, &IalsConfig { n_epochs: 30, ..config() }).unwrap();
+        let mut scratch = FoldInScratch::default();
+        let by_item = preferences.by_user.transposed(preferences.n_items());
+        for item in 0..40 {
+            let user = |(user, weight): (u32, f32)| {
+                let history: Vec<_> = preferences.of_user(UserId(user)).collect();
+                Some((ials.fold_in(&history, &mut FoldInScratch::default())?, weight))
+            };
+            let users: Vec<(Vec<f32>, f32)> = by_item.row(item).filter_map(user).collect();
+            let folded = ials.fold_in_item(None, &users, &mut scratch).unwrap();
+            let trained = ials.items().row(ItemId(item as u32));
+            let cosine = crate::vectors::cosine(&folded, trained);
+            assert!(cosine > 0.99, "item {item}: {cosine}");
+            // What is thought before stays without users, and gives way to them.
+            let prior: Vec<f32> = trained.iter().map(|value| -value).collect();
+            assert_eq!(ials.fold_in_item(Some(&prior), &[], &mut scratch), Some(prior.clone()));
+            let one = ials.fold_in_item(Some(&prior), &users[..1], &mut scratch).unwrap();
+            let all = ials.fold_in_item(Some(&prior), &users, &mut scratch).unwrap();
+            let near = |vector: &[f32]| crate::vectors::cosine(vector, trained);
+            assert!(near(&prior) < near(&one) && near(&one) < near(&all), "item {item}");
+        }
     }
 
     #[test]

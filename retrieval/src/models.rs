@@ -12,7 +12,7 @@ use crate::ials::{FitIalsError, FoldInScratch, PreferenceWeighting, Preferences}
 use crate::item_item::{CoVisitation, CosineItems};
 use crate::mapped::OpenError;
 use crate::sparse::ItemRows;
-use crate::vectors::{Vectors, cosine};
+use crate::vectors::{Vectors, cosine, has_direction};
 
 /// How the models are fitted.
 #[derive(Clone, Debug)]
@@ -93,6 +93,11 @@ impl Models {
     /// Item vectors, `[n_items, dim]`; zeros for items without one.
     pub fn vectors(&self) -> &Vectors {
         self.embedding.items()
+    }
+
+    /// For each item that the models know, whether it has a vector: `[n_items]`.
+    pub fn settled(&self) -> Vec<bool> {
+        self.vectors().iter().map(|(_, row)| has_direction(row)).collect()
     }
 
     /// How many items the models know.

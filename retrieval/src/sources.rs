@@ -1,6 +1,7 @@
 //! What proposes candidates: each source answers a user's state with a list of items, best first.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use featurestore::plan::PlanBuilder;
 use featurestore::record::SlotId;
@@ -262,10 +263,9 @@ impl HistoryWeights {
         self.all.clear();
         let mut dated: Vec<(f64, ItemId, f32)> = Vec::with_capacity(state.items.len());
         for (item, record) in state.items.iter(&plan.user_item).filter(|(item, _)| known(*item)) {
-            let sum: f64 =
-                plan.counts_by_type(record).zip(weights).map(|(n, w)| n * f64::from(*w)).sum();
-            if sum > 0.0 {
-                dated.push((plan.last_time(record), item, sum.ln_1p() as f32));
+            let weight = preference(record, plan, weights);
+            if weight > 0.0 {
+                dated.push((plan.last_time(record), item, weight));
             }
         }
         if dated.len() > MAX_FOLD_IN_ITEMS {
@@ -277,6 +277,13 @@ impl HistoryWeights {
         dated.sort_unstable_by_key(|(_, item, _)| *item);
         self.all.extend(dated.into_iter().map(|(_, item, weight)| (item, weight)));
     }
+}
+
+/// How much a user prefers an item, by the record of the two: the logarithm of the weighted count of events, as the
+/// embedding is trained. `weights`: of each event type.
+pub fn preference(record: &[f64], plan: &FeaturePlan, weights: &[f32]) -> f32 {
+    let counts = plan.counts_by_type(record).zip(weights);
+    counts.map(|(n, weight)| n * f64::from(*weight)).sum::<f64>().ln_1p() as f32
 }
 
 /// What the similarities between one user's history and all items are kept in, from request to request.
@@ -294,6 +301,19 @@ pub struct SourceScratch {
     pub delta: Arc<Delta>,
     fold_in: FoldInScratch,
     index: SearchScratch,
+}
+
+impl SourceScratch {
+    /// The vector of an item that the models have none of.
+    pub fn newer(&self, item: ItemId) -> Option<&[f32]> {
+        let at = self.delta.binary_search_by_key(&item, |(item, _)| *item).ok()?;
+        Some(&self.delta[at].1)
+    }
+
+    /// Whether a list was cut short since this was last asked, since time was over.
+    pub fn take_cut(&mut self) -> bool {
+        std::mem::take(&mut self.index.is_cut)
+    }
 }
 
 /// What sources are asked with.
@@ -320,6 +340,8 @@ pub struct Ask<'a> {
     pub accept: &'a dyn Fn(ItemId) -> bool,
     /// The items that may be proposed, if a filter has told: then `accept` lets just these pass.
     pub among: Option<&'a ItemSet>,
+    /// When a source ends with what it has found; `None`: when it has found what there is.
+    pub until: Option<Instant>,
 }
 
 /// Items newer than the models, by id, with the vectors that their fields give them.
@@ -355,8 +377,8 @@ impl Ask<'_> {
         scratch.delta.clone_from(&self.delta);
     }
 
-    /// Measures the similarities of `items` to all items, as if the user had done nothing else. Each comes at most once;
-    /// those that are newer than the models are left out.
+    /// Measures the similarities of `items` to all items, as if the user had done nothing else. Each comes at most once.
+    /// Those that are newer than the models count only if all are, and then the first of them that has a vector.
     pub fn prepare_from(&self, items: &[ItemId], scratch: &mut SourceScratch) {
         let HistoryWeights { latest, all } = &mut scratch.history;
         let known = items.iter().filter(|item| item.index() < self.models.n_items());
@@ -366,6 +388,10 @@ impl Ask<'_> {
         all.sort_unstable_by_key(|(item, _)| *item);
         self.measure(scratch);
         scratch.delta.clone_from(&self.delta);
+        if scratch.user_vector.is_empty() {
+            let newer = items.iter().find_map(|item| scratch.newer(*item).map(<[f32]>::to_vec));
+            scratch.user_vector.extend(newer.into_iter().flatten());
+        }
     }
 
     fn measure(&self, scratch: &mut SourceScratch) {
@@ -381,7 +407,8 @@ impl Ask<'_> {
         scratch.user_vector.extend(vector.into_iter().flatten());
     }
 
-    /// The list of `source`, best first, at most its `n` items, none of which `accept` refuses.
+    /// The list of `source`, best first, at most its `n` items, none of which `accept` refuses. If time was over before it
+    /// was complete, [`take_cut`](SourceScratch::take_cut) says so.
     pub fn list(&self, source: &Source, scratch: &mut SourceScratch) -> SourceList {
         let accept = self.accept;
         let items = match source.how {
@@ -393,7 +420,7 @@ impl Ask<'_> {
                 Some(few) => {
                     self.store.view(|view| view.best_of(board, few.iter(), source.n, self.now))
                 }
-                None => self.accepted(source.n, |n| {
+                None => self.accepted(source.n, &mut scratch.index.is_cut, |n| {
                     self.store.view(|view| view.best(board, None, n, self.now))
                 }),
             },
@@ -404,9 +431,9 @@ impl Ask<'_> {
                 Some(set) => self
                     .store
                     .view(|view| view.newest_of(source.n, self.now, |item| set.contains(item))),
-                None => {
-                    self.accepted(source.n, |n| self.store.view(|view| view.newest(n, self.now)))
-                }
+                None => self.accepted(source.n, &mut scratch.index.is_cut, |n| {
+                    self.store.view(|view| view.newest(n, self.now))
+                }),
             },
         };
         SourceList { items, quota: source.n }
@@ -417,14 +444,21 @@ impl Ask<'_> {
         self.among.filter(|set| set.len() <= FEW_PASSING)
     }
 
-    /// Asks for more until `n` are accepted or there are no more.
-    fn accepted(&self, n: usize, list: impl Fn(usize) -> Vec<Scored>) -> Vec<Scored> {
+    /// Asks for more until `n` are accepted, there are no more, or time is over.
+    fn accepted(
+        &self,
+        n: usize,
+        is_cut: &mut bool,
+        list: impl Fn(usize) -> Vec<Scored>,
+    ) -> Vec<Scored> {
         let mut asked = n;
         loop {
             let mut items = list(asked);
             let exhausted = items.len() < asked;
             items.retain(|scored| (self.accept)(scored.item));
-            if items.len() >= n || exhausted {
+            let is_late = self.until.is_some_and(|until| until <= Instant::now());
+            if items.len() >= n || exhausted || is_late {
+                *is_cut |= items.len() < n && !exhausted;
                 items.truncate(n);
                 return items;
             }
@@ -438,6 +472,7 @@ impl Ask<'_> {
         }
         let SourceScratch { user_vector, index: room, delta, .. } = scratch;
         let (index, vectors) = (&self.models.index, self.models.vectors());
+        room.until = self.until;
         let mut nearest = match self.among {
             Some(set) => index.search_among(vectors, user_vector, n, set, room),
             None => index.search(vectors, user_vector, n, self.accept, room),

@@ -1,6 +1,7 @@
 //! Items and users over HTTP: what is put is durable and holds from the next request on.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::{Answer, Project, Server, Shop, ids};
@@ -279,4 +280,46 @@ fn an_item_newer_than_the_release_is_proposed_by_its_fields_at_once() {
     server.patch("/v1/items/new-liked", &json!({ "hidden": true })).json();
     let hidden = ask("u1");
     assert!(!hidden.to_string().contains("new-liked"));
+}
+
+#[test]
+fn an_item_newer_than_the_release_is_proposed_to_those_who_are_like_its_first_users() {
+    let server = Project::trained(&Shop::default()).serve();
+    let ask = |user: &str| {
+        let question = json!({ "user_id": user, "n": 200, "explain": "full", "dry_run": true });
+        server.post("/v1/recommend", &question).json()
+    };
+    let favourite = |user: &str| {
+        let shown = ids(&ask(user));
+        shown[0][1..].parse::<usize>().expect("the shop numbers its items") % 10
+    };
+    let users: Vec<(String, usize)> =
+        (0..100).map(|i| format!("u{i}")).map(|user| (user.clone(), favourite(&user))).collect();
+    let liked = users[0].1;
+    // Its fields say nothing.
+    server.put("/v1/items/new", &json!({ "fields": { "price": 5.0 } })).json();
+    let like_it = users[1..].iter().filter(|(_, favourite)| *favourite == liked).take(8);
+    for (user, _) in like_it {
+        let event = json!({ "type": "purchase", "user_id": user, "item_id": "new" });
+        assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+    }
+    let score = |user: &str| {
+        let answer = ask(user);
+        let mut items = answer["items"].as_array().expect("items").iter();
+        let item = items.find(|item| item["id"] == "new")?;
+        let sources = item["explanation"]["sources"].as_array().expect("sources");
+        sources.iter().find(|source| source["source"] == "embedding")?["score"].as_f64()
+    };
+    let until = Instant::now() + Duration::from_secs(10);
+    let by_embedding = loop {
+        if let Some(score) = score(&users[0].0) {
+            break score;
+        }
+        assert!(Instant::now() < until, "it is not proposed by the embedding");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let others = users.iter().filter(|(_, favourite)| *favourite != liked).take(10);
+    let others: Vec<f64> = others.filter_map(|(user, _)| score(user)).collect();
+    let above = others.iter().filter(|score| **score < by_embedding).count();
+    assert!(2 * above >= others.len(), "{by_embedding} of {others:?}");
 }

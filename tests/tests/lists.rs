@@ -172,8 +172,33 @@ fn the_callers_own_candidates_are_ordered_as_recommend_orders_them() {
     refused(&server.post("/v1/rank", &json!({ "items": [] })), 422, &["/items"]);
     refused(&server.post("/v1/rank", &json!({ "items": [{}] })), 422, &["/items/0", "id"]);
     refused(&server.post("/v1/rank", &json!({ "items": [["i1"]] })), 422, &["/items/0"]);
-    let with_fields = json!({ "items": [{ "id": "i1", "fields": { "price": 3 } }] });
-    refused(&server.post("/v1/rank", &with_fields), 422, &["not_supported", "/items/0/fields"]);
+}
+
+#[test]
+fn fields_of_the_callers_candidates_hold_instead_of_the_catalogues() {
+    let server = Project::trained(&Shop::default()).serve();
+    let rank = |fields: Value| {
+        let items = json!([{ "id": "i1", "fields": fields }, { "id": "i2" }]);
+        let body = json!({ "user_id": "u1", "items": items, "explain": "full", "dry_run": true });
+        server.post("/v1/rank", &body)
+    };
+    let price = |answer: &Value, id: &str| -> Option<Value> {
+        let item = answer["items"].as_array().expect("items").iter().find(|it| it["id"] == id);
+        let explanation = &item.expect("it is ranked")["explanation"];
+        let features = explanation["models"][0]["contributions"].as_array().expect("features");
+        let price = features.iter().find(|feature| feature["feature"] == "item_price");
+        price.map(|price| price["value"].clone())
+    };
+    let (as_it_is, dear) = (rank(json!({})).json(), rank(json!({ "price": 1234.5 })).json());
+    assert_eq!(price(&dear, "i1"), Some(json!(1234.5)), "{dear}");
+    assert_eq!(price(&dear, "i2"), price(&as_it_is, "i2"));
+    assert_ne!(price(&as_it_is, "i1"), Some(json!(1234.5)));
+    let unpriced = rank(json!({ "price": null })).json();
+    assert_eq!(price(&unpriced, "i1").unwrap_or_default(), Value::Null, "{unpriced}");
+    assert_eq!(price(&rank(json!({})).json(), "i1"), price(&as_it_is, "i1"), "nothing stays");
+    refused(&rank(json!({ "price": "much" })), 422, &["/items/0/fields/price", "number"]);
+    refused(&rank(json!({ "prise": 1 })), 422, &["/items/0/fields/prise", "price"]);
+    refused(&rank(json!({ "category": "c1" })), 422, &["/items/0/fields/category", "catalogue"]);
 }
 
 #[test]

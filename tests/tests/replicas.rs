@@ -73,6 +73,57 @@ fn the_features_in_redis_are_those_of_the_embedded_store() {
     same("after events");
 }
 
+#[test]
+fn what_another_job_writes_into_the_shared_log_is_checked_and_holds_everywhere() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let (a, b) = (project.serve(), project.serve());
+    let write = |json: &Value| {
+        let written = redis.ask(&format!("XADD cascade:{{log}} * set '{json}'"));
+        assert!(written.starts_with('$'), "{written}");
+    };
+    let before = a.get("/v1/items/i1").json();
+    write(&json!({
+        "items": [
+            { "id": "i1", "fields": { "price": 7.25, "colour": "red" } },
+            { "id": "i2", "fields": { "price": null } },
+            { "id": "i3", "fields": { "price": "much", "category": "c1" } },
+            { "id": "nobody", "fields": { "price": 1 } },
+        ],
+        "users": [{ "id": "u1", "fields": { "price": { "a": 1 } } }],
+    }));
+    redis.ask("XADD cascade:{log} * set nonsense");
+    redis.ask("XADD cascade:{log} * other 1");
+    write(&json!({ "items": [{ "id": "i4", "fields": { "price": 3 } }] }));
+    for server in [&a, &b] {
+        let until = Instant::now() + Duration::from_secs(5);
+        while server.get("/v1/items/i4").json()["fields"]["price"] != json!(3.0) {
+            assert!(Instant::now() < until, "it is not taken in");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let fields = |id: &str| server.get(&format!("/v1/items/{id}")).json()["fields"].clone();
+        assert_eq!(fields("i1")["price"], json!(7.25));
+        assert_eq!(fields("i1")["category"], before["fields"]["category"], "others stay");
+        assert_eq!((&fields("i2")["price"], &fields("i3")["price"]), (&Value::Null, &Value::Null));
+        assert_eq!(fields("i3")["category"], json!("c1"));
+        assert_eq!(server.get("/v1/items/nobody").status, 404);
+        let metrics = server.get("/metrics").body;
+        for (outcome, n) in [("taken", 3), ("missing", 1), ("unknown", 3), ("malformed", 4)] {
+            let line = format!("cascade_external_values_total{{outcome=\"{outcome}\"}} {n}\n");
+            assert!(metrics.contains(&line), "{line} is not in {metrics}");
+        }
+        assert_eq!(recommend(server, "u1")["degraded"], json!([]));
+    }
+    // It is in the event log, which the next release is trained on.
+    for server in [a, b] {
+        let (status, stderr) = server.terminate();
+        assert_eq!(status, Some(0), "{stderr}");
+    }
+    redis.ask("FLUSHALL");
+    let later = project.serve();
+    assert_eq!(later.get("/v1/items/i1").json()["fields"]["price"], json!(7.25));
+}
+
 /// Asks `server` for `span` and returns how many answers there were, how many of them degraded, and the longest time.
 fn ask_for(server: &Server, span: Duration) -> (usize, usize, Duration) {
     let (until, mut n, mut n_degraded, mut longest) = (Instant::now() + span, 0, 0, Duration::ZERO);

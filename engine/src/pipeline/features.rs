@@ -79,14 +79,9 @@ impl RequestFeatures<'_> {
         }
     }
 
-    /// The vector of `item`; that of its fields, if it is newer than the models.
+    /// The vector of `item`; the one made for it, if the models have none.
     fn vector(&self, item: ItemId) -> Option<&[f32]> {
-        let of_delta = || {
-            let delta = &self.sources.delta;
-            let at = delta.binary_search_by_key(&item, |(item, _)| *item).ok()?;
-            Some(&delta[at].1[..])
-        };
-        self.release.models.vectors().get(item).or_else(of_delta)
+        self.release.models.vectors().get(item).or_else(|| self.sources.newer(item))
     }
 
     fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {

@@ -191,7 +191,7 @@ impl Pipeline {
         let (user, mut freshness) = self.read_user(scenario, query);
         scratch.refused.clear();
         let ask = self.ask(query, &user, &|_| true);
-        let (lists, _) = propose(scenario, &ask, None, &mut scratch.sources);
+        let (lists, _) = propose(scenario, &ask, &mut scratch.sources);
         scratch.candidates = Candidates::given(items.to_vec(), &lists);
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);

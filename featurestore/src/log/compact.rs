@@ -149,9 +149,12 @@ fn user_of(record: &Record) -> Option<String> {
     match record {
         Record::Event(event) => user_name(event),
         Record::User(user) => Some(user.id.to_string()),
-        Record::DeleteUser { id } => Some(id.to_string()),
+        Record::DeleteUser { id } | Record::SetUserFields { id, .. } => Some(id.to_string()),
         Record::MergeUser { from, .. } => Some(from.to_string()),
-        Record::Item(_) | Record::DeleteItem { .. } | Record::Followed { .. } => None,
+        Record::Item(_)
+        | Record::DeleteItem { .. }
+        | Record::SetItemFields { .. }
+        | Record::Followed { .. } => None,
     }
 }
 

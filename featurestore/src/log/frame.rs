@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{ItemRecord, Record, UserRecord};
 use crate::event::NamedEvent;
+use crate::value::Fields;
 
 /// Longest record, in bytes of its payload. A longer one is refused, and a longer length on disk is damage.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
@@ -26,6 +27,8 @@ pub(super) enum RecordRef<'a> {
     DeleteUser { id: &'a str },
     Followed { stamp: u64, n: u32 },
     MergeUser { from: &'a str, into: &'a str },
+    SetItemFields { id: &'a str, fields: &'a Fields },
+    SetUserFields { id: &'a str, fields: &'a Fields },
 }
 
 impl<'a> From<&'a Record> for RecordRef<'a> {
@@ -38,6 +41,8 @@ impl<'a> From<&'a Record> for RecordRef<'a> {
             Record::DeleteUser { id } => Self::DeleteUser { id },
             Record::Followed { stamp, n } => Self::Followed { stamp: *stamp, n: *n },
             Record::MergeUser { from, into } => Self::MergeUser { from, into },
+            Record::SetItemFields { id, fields } => Self::SetItemFields { id, fields },
+            Record::SetUserFields { id, fields } => Self::SetUserFields { id, fields },
         }
     }
 }
@@ -242,6 +247,7 @@ impl Frames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::Value;
 
     #[test]
     fn borrowed_and_owned_records_have_the_same_bytes() {
@@ -252,6 +258,8 @@ mod tests {
             Record::DeleteItem { id: "a".into() },
             Record::DeleteUser { id: "u".into() },
             Record::MergeUser { from: "\0s".into(), into: "u".into() },
+            Record::SetItemFields { id: "a".into(), fields: [("b".into(), Value::Null)].into() },
+            Record::SetUserFields { id: "u".into(), fields: Fields::new() },
         ];
         for record in &records {
             let mut bytes = Vec::new();

@@ -9,6 +9,7 @@ use ::redis::{Connection, Value};
 use super::apply::text_of;
 use super::nodes::{Command, Nodes, RedisError};
 use super::packed::Stamp;
+use super::set::read_set;
 use crate::log::{Record, decode_records, encode_records};
 
 /// Entries that the stream keeps, about: a server that was away for longer needs a copy of another's log.
@@ -40,6 +41,8 @@ pub struct Entry {
     pub stamp: Stamp,
     /// The records.
     pub records: Vec<Record>,
+    /// Values in it that could not be read, and are not among the records.
+    pub n_unreadable: u64,
 }
 
 /// The shared log, and the name of the release that all servers should serve.
@@ -200,8 +203,15 @@ fn entries_of(value: &Value) -> Option<Vec<Entry>> {
     let entry = |entry: &Value| {
         let Value::Array(parts) = entry else { return None };
         let [id, Value::Array(fields)] = parts.as_slice() else { return None };
-        let Value::BulkString(bytes) = fields.get(1)? else { return None };
-        Some(Entry { stamp: stamp_of(&text_of(id)?)?, records: decode_records(bytes)? })
+        let [Value::BulkString(name), Value::BulkString(bytes), ..] = fields.as_slice() else {
+            return None;
+        };
+        let (records, n_unreadable) = match name.as_slice() {
+            b"r" => (decode_records(bytes)?, 0),
+            b"set" => read_set(bytes),
+            _ => (Vec::new(), 1),
+        };
+        Some(Entry { stamp: stamp_of(&text_of(id)?)?, records, n_unreadable })
     };
     entries.iter().map(entry).collect()
 }

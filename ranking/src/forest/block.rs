@@ -146,9 +146,8 @@ impl Forest {
     /// `f32`.
     ///
     /// `columns` is `[n_features, n_rows]`, one feature after the other; NaN is missing.
-    /// `max_trees` stops after the first so many trees, which are the ones that matter most: a
-    /// cheaper score for a request that is late. Cost: rows x nodes compares, eight to sixteen at
-    /// once.
+    /// `max_trees` stops after the first so many trees, which are the ones that matter most. Cost:
+    /// rows x nodes compares, eight to sixteen at once.
     ///
     /// # Panics
     /// If the lengths do not fit.
@@ -159,64 +158,92 @@ impl Forest {
         max_trees: Option<usize>,
         out: &mut [f32],
     ) {
+        self.score_in_time(columns, n_rows, max_trees.unwrap_or(usize::MAX), &|| true, out);
+    }
+
+    /// As [`score_block`](Self::score_block) with all trees, as long as `is_late` does not say that
+    /// time is over; then with the `first` ones, for all rows, so that they can be compared. Whether
+    /// all trees were asked. It is looked at before each block of 64 rows.
+    ///
+    /// # Panics
+    /// If the lengths do not fit.
+    pub fn score_in_time(
+        &self,
+        columns: &[f32],
+        n_rows: usize,
+        first: usize,
+        is_late: &dyn Fn() -> bool,
+        out: &mut [f32],
+    ) -> bool {
         assert_eq!(
             columns.len(),
             self.names.len() * n_rows,
             "one column of n_rows values for each feature"
         );
         assert_eq!(out.len(), n_rows, "room for one score for each row");
-        let trees = &self.trees[..max_trees.unwrap_or(usize::MAX).min(self.trees.len())];
+        let (first, rest) = self.trees.split_at(first.min(self.trees.len()));
         let mut block = vec![[0.0; BLOCK]; self.names.len()];
-        for (number, out) in out.chunks_mut(BLOCK).enumerate() {
+        let mut by_first = vec![0.0; n_rows];
+        let mut is_whole = true;
+        let chunks = out.chunks_mut(BLOCK).zip(by_first.chunks_mut(BLOCK));
+        for (number, (out, by_first)) in chunks.enumerate() {
             for (feature, lanes) in block.iter_mut().enumerate() {
                 lanes[..out.len()]
                     .copy_from_slice(&columns[feature * n_rows + number * BLOCK..][..out.len()]);
             }
-            let sums = self.sums(trees, &block);
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+            let mut sums = [0.0; BLOCK];
+            self.add_sums(first, &block, &mut sums);
+            by_first.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+            is_whole = is_whole && !is_late();
+            if is_whole {
+                self.add_sums(rest, &block, &mut sums);
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
+            }
         }
+        if !is_whole {
+            out.copy_from_slice(&by_first);
+        }
+        is_whole
     }
 
-    /// Sums of a block, by the widest vectors that this machine has.
-    fn sums(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
+    /// Adds the trees' parts of a block to `sums`, by the widest vectors that this machine has.
+    fn add_sums(&self, trees: &[Tree], block: &[Lanes], sums: &mut [f64; BLOCK]) {
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
                 // SAFETY: the machine was just asked for both features.
-                return unsafe { self.sums_avx512(trees, block) };
+                return unsafe { self.add_sums_avx512(trees, block, sums) };
             }
             if is_x86_feature_detected!("avx2") {
                 // SAFETY: the machine was just asked for the feature.
-                return unsafe { self.sums_avx2(trees, block) };
+                return unsafe { self.add_sums_avx2(trees, block, sums) };
             }
         }
-        self.sums_portable(trees, block)
+        self.add_sums_portable(trees, block, sums);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn sums_avx512(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
-        self.sums_portable(trees, block)
+    fn add_sums_avx512(&self, trees: &[Tree], block: &[Lanes], sums: &mut [f64; BLOCK]) {
+        self.add_sums_portable(trees, block, sums);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
-    fn sums_avx2(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
-        self.sums_portable(trees, block)
+    fn add_sums_avx2(&self, trees: &[Tree], block: &[Lanes], sums: &mut [f64; BLOCK]) {
+        self.add_sums_portable(trees, block, sums);
     }
 
     /// The one implementation; the others compile it for more instructions.
     #[inline(always)]
-    fn sums_portable(&self, trees: &[Tree], block: &[Lanes]) -> [f64; BLOCK] {
-        let mut sums = [0.0; BLOCK];
+    fn add_sums_portable(&self, trees: &[Tree], block: &[Lanes], sums: &mut [f64; BLOCK]) {
         for tree in trees {
             match tree.n_leaves {
-                ..=32 => self.add_struck::<u32>(tree, block, &mut sums),
-                33..=64 => self.add_struck::<u64>(tree, block, &mut sums),
-                _ => self.add_walked(tree, block, &mut sums),
+                ..=32 => self.add_struck::<u32>(tree, block, sums),
+                33..=64 => self.add_struck::<u64>(tree, block, sums),
+                _ => self.add_walked(tree, block, sums),
             }
         }
-        sums
     }
 
     /// Adds a tree by striking leaves out.
@@ -349,7 +376,13 @@ mod tests {
             let forest = Forest::build(names, Output::Rank, &trees).unwrap();
             let block: Vec<Lanes> =
                 (0..N_FEATURES).map(|_| std::array::from_fn(|_| random.value())).collect();
-            let portable = forest.sums_portable(&forest.trees, &block);
+            let summed = |add: &dyn Fn(&mut [f64; BLOCK])| {
+                let mut sums = [0.0; BLOCK];
+                add(&mut sums);
+                sums
+            };
+            let trees = &forest.trees;
+            let portable = summed(&|sums| forest.add_sums_portable(trees, &block, sums));
             for (lane, sum) in portable.into_iter().enumerate() {
                 let row: Vec<f32> = block.iter().map(|lanes| lanes[lane]).collect();
                 prop_assert_eq!(forest.score_exact(&row), sum);
@@ -358,13 +391,39 @@ mod tests {
             {
                 if is_x86_feature_detected!("avx2") {
                     // SAFETY: the machine was just asked for the feature.
-                    prop_assert_eq!(unsafe { forest.sums_avx2(&forest.trees, &block) }, portable);
+                    let avx2 = summed(&|sums| unsafe { forest.add_sums_avx2(trees, &block, sums) });
+                    prop_assert_eq!(avx2, portable);
                 }
                 if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                    // SAFETY: the machine was just asked for both features.
-                    prop_assert_eq!(unsafe { forest.sums_avx512(&forest.trees, &block) }, portable);
+                    let avx512 = summed(&|sums| {
+                        // SAFETY: the machine was just asked for both features.
+                        unsafe { forest.add_sums_avx512(trees, &block, sums) }
+                    });
+                    prop_assert_eq!(avx512, portable);
                 }
             }
+        }
+
+        /// However late it gets, all rows are scored by the same trees.
+        #[test]
+        fn rows_are_scored_by_all_trees_or_all_by_the_first(seed in any::<u64>(), late_after in 0usize..6) {
+            let mut random = Random(seed);
+            let trees: Vec<RawTree> = (0..7).map(|_| random_tree(20, &mut random)).collect();
+            let names = (0..N_FEATURES).map(|n| n.to_string()).collect();
+            let forest = Forest::build(names, Output::Rank, &trees).unwrap();
+            let n_rows = 4 * BLOCK + 3;
+            let columns: Vec<f32> = (0..N_FEATURES * n_rows).map(|_| random.value()).collect();
+            let scored = |max_trees| {
+                let mut out = vec![0.0; n_rows];
+                forest.score_block(&columns, n_rows, max_trees, &mut out);
+                out
+            };
+            let asked = std::cell::Cell::new(0);
+            let is_late = || asked.replace(asked.get() + 1) >= late_after;
+            let mut out = vec![0.0; n_rows];
+            let is_whole = forest.score_in_time(&columns, n_rows, 2, &is_late, &mut out);
+            prop_assert_eq!(is_whole, late_after >= 5);
+            prop_assert_eq!(out, scored(if is_whole { None } else { Some(2) }));
         }
     }
 

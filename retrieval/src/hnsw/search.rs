@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Instant;
 
 use featurestore::{ItemId, Scored, keep_best};
 
@@ -20,7 +21,14 @@ pub struct SearchScratch {
     best: BinaryHeap<Reverse<Ranked>>,
     /// Neighbours of one node that were not visited before.
     fresh: Vec<u32>,
+    /// When a search ends with what it has found; `None`: when it has found what there is.
+    pub until: Option<Instant>,
+    /// Whether a search ended so since this was last set to false.
+    pub is_cut: bool,
 }
+
+/// After so many nodes whose neighbours were looked at, a search looks at the clock.
+const STEPS_PER_LOOK: usize = 64;
 
 impl HnswIndex {
     /// The `n` items with the largest inner products with `query` among those that `accept` lets pass, nearly: best first,
@@ -137,7 +145,7 @@ fn search_base<V: Simd>(
     accept: impl Fn(u32) -> bool,
     scratch: &mut SearchScratch,
 ) {
-    let SearchScratch { query, visited, open, best, fresh } = scratch;
+    let SearchScratch { query, visited, open, best, fresh, until, is_cut } = scratch;
     let n_nodes = graph.vectors.len() / graph.stride;
     visited.start(n_nodes);
     visited.visit(start.node());
@@ -148,8 +156,14 @@ fn search_base<V: Simd>(
     if accept(start.node()) {
         worst = keep(best, start, ef);
     }
+    let mut n_steps = 0;
     while let Some(next) = open.pop() {
         if next < worst {
+            break;
+        }
+        n_steps += 1;
+        if n_steps % STEPS_PER_LOOK == 0 && until.is_some_and(|until| until <= Instant::now()) {
+            *is_cut = true;
             break;
         }
         fresh.clear();

@@ -46,13 +46,27 @@ impl NormalEquations {
         ridge: f32,
         observations: impl Iterator<Item = (&'a [f32], f32)>,
     ) -> Option<&[f32]> {
-        dispatch(Solve { equations: self, base, ridge, observations }).then_some(&self.solution)
+        self.solve_near(&[], base, ridge, observations)
+    }
+
+    /// As [`solve`](Self::solve), but of `(base + ridge I + sum w h h^T) (x - prior) = sum w (1 - <h, prior>) h`: without
+    /// observations the solution is `prior`, which has `stride` values, or none for zeros.
+    pub(super) fn solve_near<'a>(
+        &mut self,
+        prior: &[f32],
+        base: &[f32],
+        ridge: f32,
+        observations: impl Iterator<Item = (&'a [f32], f32)>,
+    ) -> Option<&[f32]> {
+        let solve = Solve { equations: self, prior, base, ridge, observations };
+        dispatch(solve).then_some(&self.solution)
     }
 }
 
 /// Sets up and solves one system; whether it could be solved.
 struct Solve<'a, O> {
     equations: &'a mut NormalEquations,
+    prior: &'a [f32],
     base: &'a [f32],
     ridge: f32,
     observations: O,
@@ -63,7 +77,7 @@ impl<'h, O: Iterator<Item = (&'h [f32], f32)>> Kernel for Solve<'_, O> {
 
     #[inline(always)]
     fn run<V: Simd>(self) -> bool {
-        let Self { equations, base, ridge, observations } = self;
+        let Self { equations, prior, base, ridge, observations } = self;
         let NormalEquations { stride, matrix, solution, weighted } = equations;
         let stride = *stride;
         matrix.copy_from_slice(base);
@@ -75,7 +89,8 @@ impl<'h, O: Iterator<Item = (&'h [f32], f32)>> Kernel for Solve<'_, O> {
             weighted.extend(observed.iter().map(|value| value * root));
             weighted.resize(weighted.len().next_multiple_of(stride), 0.0);
             let row = &weighted[weighted.len() - stride..];
-            add_multiple::<V>(solution, row, root, 0);
+            let explained = if prior.is_empty() { 0.0 } else { dot_lanes::<V>(row, prior) };
+            add_multiple::<V>(solution, row, root - explained, 0);
             if weighted.len() == BLOCK_ROWS * stride {
                 add_outer_products::<V>(matrix, weighted, stride);
                 weighted.clear();
@@ -85,6 +100,7 @@ impl<'h, O: Iterator<Item = (&'h [f32], f32)>> Kernel for Solve<'_, O> {
         let is_definite = factorise::<V>(matrix, stride);
         if is_definite {
             substitute::<V>(matrix, solution, stride);
+            solution.iter_mut().zip(prior).for_each(|(value, prior)| *value += prior);
         }
         is_definite
     }
@@ -298,8 +314,8 @@ mod tests {
         fn run<V: Simd>(self) -> Vec<u32> {
             let mut equations = NormalEquations::new(self.base.len().isqrt());
             let observations = self.observations.iter().map(|(h, weight)| (h.as_slice(), *weight));
-            Solve { equations: &mut equations, base: &self.base, ridge: 0.5, observations }
-                .run::<V>();
+            let (base, prior) = (&self.base, &[][..]);
+            Solve { equations: &mut equations, prior, base, ridge: 0.5, observations }.run::<V>();
             equations.solution.iter().map(|value| value.to_bits()).collect()
         }
     }

@@ -8,11 +8,15 @@ use std::time::{Duration, Instant};
 use actix_web::web;
 use engine::pipeline::{Answer as Outcome, Degraded, Listing, Pipeline, Query, Scratch};
 use engine::release::ScenarioPlan;
-use featurestore::{ItemId, Timestamp, Value};
+use featurestore::entities::{Entities, number_of};
+use featurestore::readers::field_value;
+use featurestore::schema::FieldKind;
+use featurestore::{Fields, ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::body::{escaped, unknown};
 use super::explain::Explanation;
 use super::impressions::{Asked, Impression, ShownItem};
 use super::metrics::Metrics;
@@ -102,15 +106,15 @@ pub(super) enum Origin {
     Similar(Vec<String>),
     /// One source in its own order.
     Listing(Listing),
-    /// The caller.
-    Given(Vec<String>),
+    /// The caller: items, and for each the fields that hold instead of the catalogue's.
+    Given(Vec<String>, Vec<Fields>),
 }
 
 impl Origin {
     /// The items that it names.
     fn ids(&self) -> &[String] {
         match self {
-            Self::Similar(ids) | Self::Given(ids) => ids,
+            Self::Similar(ids) | Self::Given(ids, _) => ids,
             Self::Placement | Self::Listing(_) => &[],
         }
     }
@@ -158,17 +162,17 @@ impl Question {
         exclude.extend(&self.leave_out);
         let (seeds, unknown) = resolve(&pipeline, &self.request.seed_items);
         missing_ids.extend(unknown);
+        let user = self.request.user(&self.pipeline);
         let query = Query {
-            user: self.request.user(&self.pipeline),
-            now: self.now,
-            n: self.request.n,
             seeds,
             exclude,
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             seed: self.seed,
             boosts: self.request.boosts.clone(),
             served: self.served(&scenario),
+            numbers: self.given_numbers(&pipeline)?,
             deadline: Some(self.deadline(&scenario)),
+            ..Query::new(user, self.now, self.request.n)
         };
         let outcome = match &self.origin {
             Origin::Placement if Instant::now() >= self.deadline(&scenario) => {
@@ -177,7 +181,7 @@ impl Question {
                 pipeline.late(&scenario, &query, stored, scratch)
             }
             Origin::Placement => pipeline.recommend(&scenario, &query, scratch),
-            Origin::Given(_) => pipeline.rank_given(&scenario, &named, &query, scratch),
+            Origin::Given(..) => pipeline.rank_given(&scenario, &named, &query, scratch),
             Origin::Similar(_) | Origin::Listing(_) => {
                 pipeline.list(&scenario, &named, &query, scratch)
             }
@@ -210,7 +214,7 @@ impl Question {
 
     fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
         let listing = match &self.origin {
-            Origin::Placement | Origin::Given(_) => {
+            Origin::Placement | Origin::Given(..) => {
                 return self.request.scenario(pipeline.release());
             }
             Origin::Similar(_) => return Ok(Cow::Owned(pipeline.similar(self.request.n))),
@@ -222,6 +226,34 @@ impl Question {
             let message = format!("no placement of the release has a source of kind `{name}`");
             Problem::unprocessable("no_such_source", vec![Fault::new("", message)])
         })
+    }
+
+    /// The fields that the caller gives candidates, as far as they are known.
+    ///
+    /// # Errors
+    /// If the release's items have no such field, or a value is not one of its type, or the type is not a number.
+    fn given_numbers(&self, pipeline: &Pipeline) -> Result<Vec<(ItemId, usize, f64)>, Problem> {
+        let Origin::Given(ids, given) = &self.origin else { return Ok(Vec::new()) };
+        let (mut numbers, mut faults) = (Vec::new(), Vec::new());
+        pipeline.store().view(|view| {
+            let items = view.items();
+            for (i, (id, fields)) in ids.iter().zip(given).enumerate() {
+                let item = items.names().get(id).map(ItemId);
+                for (name, value) in fields {
+                    match given_number(items, name, value) {
+                        Ok((field, value)) => numbers.extend(item.map(|item| (item, field, value))),
+                        Err(message) => {
+                            let pointer = format!("/items/{i}/fields/{}", escaped(name));
+                            faults.push(Fault::new(pointer, message));
+                        }
+                    }
+                }
+            }
+        });
+        match faults.is_empty() {
+            true => Ok(numbers),
+            false => Err(Problem::unprocessable("invalid_request", faults)),
+        }
     }
 
     /// What the user was shown lately, if the placement minds.
@@ -236,7 +268,7 @@ impl Question {
             Origin::Placement => scenario.name.clone(),
             Origin::Similar(_) => "similar".into(),
             Origin::Listing(listing) => listing.name().into(),
-            Origin::Given(_) => "rank".into(),
+            Origin::Given(..) => "rank".into(),
         }
     }
 
@@ -270,7 +302,7 @@ impl Question {
     ) -> Vec<AnsweredItem> {
         let is_similar = matches!(self.origin, Origin::Similar(_));
         // A list that is the same for everybody is not one for a user of whom nothing is known.
-        let is_for_user = matches!(self.origin, Origin::Placement | Origin::Given(_));
+        let is_for_user = matches!(self.origin, Origin::Placement | Origin::Given(..));
         let cold_user = outcome.cold_user && is_for_user;
         let explain = self.request.explain != Explain::None;
         let reasons = explain.then(|| {
@@ -332,6 +364,7 @@ impl Question {
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             boosts: self.request.boosts.clone(),
             diversity: self.request.diversity,
+            context: self.request.context.clone(),
         }
     }
 
@@ -358,6 +391,20 @@ impl Question {
             asked: self.asked(),
             items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
         }
+    }
+}
+
+/// The position of the field called `name`, and `value` as its number: NaN for null.
+fn given_number(items: &Entities, name: &str, value: &Value) -> Result<(usize, f64), String> {
+    let known = (0..items.n_fields()).map(|field| items.field_name(field));
+    let field = items.field(name).ok_or_else(|| unknown("field", name, known))?;
+    let kind = items.kind(field);
+    if !matches!(kind, FieldKind::Number | FieldKind::Boolean | FieldKind::Time) {
+        return Err("is not a number, a boolean or a time: the catalogue alone has it".into());
+    }
+    match value {
+        Value::Null => Ok((field, f64::NAN)),
+        value => Ok((field, number_of(kind, &field_value(value, kind)?))),
     }
 }
 

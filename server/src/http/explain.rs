@@ -213,17 +213,15 @@ fn query_of(engine: &Engine, pipeline: &Pipeline, impression: &Impression) -> Qu
     let asked = &impression.asked;
     let before = |(_, time): &(ItemId, Timestamp)| *time < impression.time;
     let served = impression.user().map(|user| engine.served.of(&user)).unwrap_or_default();
+    let user = Request::user_named(pipeline, impression.user());
     Query {
-        user: Request::user_named(pipeline, impression.user()),
-        now: impression.time,
-        n: asked.n,
         seeds: resolve(pipeline, &asked.seed_items).0,
         exclude: resolve(pipeline, &asked.exclude_ids).0,
         filter: asked.filter.clone(),
         boosts: asked.boosts.clone(),
         served: served.into_iter().filter(before).collect(),
         seed: asked.seed,
-        deadline: None,
+        ..Query::new(user, impression.time, asked.n)
     }
 }
 

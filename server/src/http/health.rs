@@ -27,9 +27,8 @@ pub(super) async fn ready(engine: web::Data<Engine>) -> Result<HttpResponse, Pro
 pub(super) async fn metrics(engine: web::Data<Engine>) -> HttpResponse {
     let pipeline = engine.active();
     let release = pipeline.as_ref().map(|pipeline| &**pipeline.release());
-    let features = engine.replica().map(|replica| replica.features());
-    let counts = features.as_ref().map(|features| features.counts());
-    let text = engine.metrics.encode(release, counts, engine.clock.now());
+    let replica = engine.replica().map(|replica| &**replica);
+    let text = engine.metrics.encode(release, replica, engine.clock.now());
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     HttpResponse::Ok().content_type(content_type).body(text)
 }

@@ -19,6 +19,7 @@ use featurestore::{Span, Timestamp};
 use prometheus_client::metrics::counter::Counter;
 use reranking::{BoostedValues, Propensity};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 /// What a user was shown by one answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,6 +82,9 @@ pub(super) struct Asked {
     /// How diverse the list was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) diversity: Option<f32>,
+    /// What else was said of the situation. Nothing depends on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) context: Option<Map<String, Value>>,
 }
 
 fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {

@@ -144,18 +144,13 @@ pub(super) async fn rank(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_body_bytes).await?;
     let sent: Rank = body::parse_json(&body)?;
-    let (mut ids, mut faults) = (Vec::with_capacity(sent.items.len()), Vec::new());
+    let (mut ids, mut given) = (Vec::with_capacity(sent.items.len()), Vec::new());
     for (i, item) in sent.items.iter().enumerate() {
         let at = |problem: Problem| problem.within(&format!("/items/{i}"));
         let item = body::parse_json(item.get().as_bytes());
         let Given { id, fields } = item.map_err(|error| at(error.into()))?;
-        if !fields.is_empty() {
-            faults.push(Fault::new(format!("/items/{i}/fields"), "is not supported yet"));
-        }
         ids.push(id);
-    }
-    if !faults.is_empty() {
-        return Err(Problem::unprocessable("not_supported", faults));
+        given.push(fields);
     }
     check_named(&ids, "/items", MAX_N)?;
     let request = Request {
@@ -169,7 +164,7 @@ pub(super) async fn rank(
         dry_run: sent.dry_run,
         ..Request::default()
     };
-    answer(&engine, &http, request, Origin::Given(ids)).await
+    answer(&engine, &http, request, Origin::Given(ids, given)).await
 }
 
 /// Checks that the ids at `pointer` are ids, at least one and at most `most`.

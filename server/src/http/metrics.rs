@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::pipeline::Timing;
 use engine::release::{Release, ScenarioPlan};
+use engine::replica::{ExternalCounts, Replica};
 use featurestore::Timestamp;
 use featurestore::redis::Counts;
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -52,6 +53,11 @@ struct TypeOutcome {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReleaseName {
     release: String,
 }
@@ -80,6 +86,7 @@ pub(super) struct Metrics {
     feature_cache_misses: Counter,
     feature_store_failures: Counter,
     feature_malformed: Counter,
+    external_values: Family<Outcome, Counter>,
     /// Impressions that were not written since the queue was full, or the disk refused.
     pub(super) impressions_dropped: Counter,
 }
@@ -122,6 +129,7 @@ impl Metrics {
             feature_cache_misses: Counter::default(),
             feature_store_failures: Counter::default(),
             feature_malformed: Counter::default(),
+            external_values: Family::default(),
             impressions_dropped: Counter::default(),
         };
         metrics.register_requests();
@@ -196,6 +204,8 @@ impl Metrics {
         for (name, help, counter) in of_store {
             self.registry.register(name, help, counter.clone());
         }
+        let help = "Values of fields that other jobs have written into the shared log";
+        self.registry.register("external_values", help, self.external_values.clone());
     }
 
     /// Counts an HTTP request. `route`: a pattern, never a path.
@@ -255,25 +265,16 @@ impl Metrics {
         self.event_lag.observe(now.seconds_since(time).max(0.0));
     }
 
-    /// Everything in the OpenMetrics text format. `now` and `release`: to tell the release's age. `counts`: of the feature
-    /// store in Redis, if that is used.
+    /// Everything in the OpenMetrics text format. `now` and `release`: to tell the release's age. `replica`: if features are
+    /// in Redis.
     pub(super) fn encode(
         &self,
         release: Option<&Release>,
-        counts: Option<&Counts>,
+        replica: Option<&Replica>,
         now: Timestamp,
     ) -> String {
-        if let Some(counts) = counts {
-            let pairs = [
-                (&self.feature_cache_hits, &counts.hits),
-                (&self.feature_cache_misses, &counts.misses),
-                (&self.feature_store_failures, &counts.failures),
-                (&self.feature_malformed, &counts.malformed),
-            ];
-            for (counter, count) in pairs {
-                // A new store, after another release was activated, counts from 0: what the scraper takes for a restart.
-                counter.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+        if let Some(replica) = replica {
+            self.take_over(replica.features().counts(), replica.external());
         }
         self.release_info.clear();
         self.index_recall.clear();
@@ -288,6 +289,29 @@ impl Metrics {
         let mut out = String::new();
         text::encode(&mut out, &self.registry).expect("a string takes any text");
         out
+    }
+
+    /// Shows what the feature store and the follower of the shared log have counted.
+    fn take_over(&self, counts: &Counts, external: &ExternalCounts) {
+        let outcomes = [
+            ("taken", &external.taken),
+            ("missing", &external.missing),
+            ("unknown", &external.unknown),
+            ("malformed", &external.malformed),
+        ];
+        let by_outcome = outcomes.map(|(outcome, count)| {
+            (self.external_values.get_or_create_owned(&Outcome { outcome }), count)
+        });
+        let of_store = [
+            (self.feature_cache_hits.clone(), &counts.hits),
+            (self.feature_cache_misses.clone(), &counts.misses),
+            (self.feature_store_failures.clone(), &counts.failures),
+            (self.feature_malformed.clone(), &counts.malformed),
+        ];
+        for (counter, count) in of_store.into_iter().chain(by_outcome) {
+            // A new store, after another release was activated, counts from 0: what the scraper takes for a restart.
+            counter.inner().store(count.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use featurestore::{ItemId, UserId};
 use reranking::BoostedValues;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::body::{QueryParameters, parse_json, unknown};
@@ -38,6 +38,9 @@ const MAX_FIELDS: usize = 64;
 const MAX_BOOSTS: usize = 32;
 const MAX_BOOSTED: usize = 1_000;
 const MAX_FACTOR: f32 = 1_000.0;
+
+/// Longest context of a request, in bytes of its JSON.
+const MAX_CONTEXT_BYTES: usize = 4_096;
 
 /// Longest time that a request may give, in milliseconds.
 const MAX_DEADLINE_MS: u64 = 60_000;
@@ -62,9 +65,9 @@ pub(super) struct Request {
     pub(super) seed_items: Vec<String>,
     /// What the page before was answered with.
     pub(super) page_token: Option<String>,
-    /// Not supported yet.
+    /// What else is known of the situation: kept with the impression.
     #[schema(value_type = Option<Object>)]
-    pub(super) context: Value,
+    pub(super) context: Option<Map<String, Value>>,
     /// Categories that gain or lose: a field, some of its values, and a factor.
     #[schema(value_type = Vec<Object>)]
     pub(super) boosts: Vec<BoostedValues>,
@@ -94,7 +97,7 @@ impl Default for Request {
             filter: None,
             seed_items: Vec::new(),
             page_token: None,
-            context: Value::Null,
+            context: None,
             boosts: Vec::new(),
             exclude_ids: Vec::new(),
             diversity: None,
@@ -171,10 +174,6 @@ impl Request {
     /// # Errors
     /// With everything that is wrong.
     pub(super) fn check(&self) -> Result<(), Problem> {
-        let unsupported = self.unsupported();
-        if !unsupported.is_empty() {
-            return Err(Problem::unprocessable("not_supported", unsupported));
-        }
         let mut faults = Vec::new();
         check_optional_id(self.user_id.as_deref(), "/user_id", &mut faults);
         check_optional_id(self.session_id.as_deref(), "/session_id", &mut faults);
@@ -185,12 +184,6 @@ impl Request {
         } else {
             Err(Problem::unprocessable("invalid_request", faults))
         }
-    }
-
-    /// What the contract has and this version does not do. It is refused rather than ignored.
-    fn unsupported(&self) -> Vec<Fault> {
-        let fault = || Fault::new("/context", "is not supported yet");
-        if is_empty(&self.context) { Vec::new() } else { vec![fault()] }
     }
 
     fn check_numbers(&self, faults: &mut Vec<Fault>) {
@@ -211,6 +204,11 @@ impl Request {
                 let message = format!("has {} values, at most {MAX_BOOSTED}", boost.values.len());
                 faults.push(Fault::new(format!("/boosts/{i}/in"), message));
             }
+        }
+        let context = self.context.as_ref().and_then(|context| serde_json::to_string(context).ok());
+        if let Some(length) = context.map(|json| json.len()).filter(|n| *n > MAX_CONTEXT_BYTES) {
+            let message = format!("has {length} bytes, at most {MAX_CONTEXT_BYTES} are kept");
+            faults.push(Fault::new("/context", message));
         }
         let allowed = 1..=MAX_DEADLINE_MS;
         if let Some(deadline) = self.deadline_ms.filter(|deadline| !allowed.contains(deadline)) {
@@ -347,16 +345,6 @@ pub(super) fn resolve(pipeline: &Pipeline, ids: &[String]) -> (Vec<ItemId>, Vec<
     (items, missing)
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.values().all(is_empty),
-        Value::String(text) => text.is_empty(),
-        Value::Bool(_) | Value::Number(_) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::body::parse_json;
@@ -376,6 +364,7 @@ mod tests {
     fn a_request_may_leave_everything_out() {
         assert_eq!(check("{}"), Ok(()));
         assert_eq!(check(r#"{"user_id": null, "filter": {"must": []}, "seed_items": []}"#), Ok(()));
+        assert_eq!(check(r#"{"context": {"device": "phone", "at": [1, 2]}}"#), Ok(()));
     }
 
     #[test]
@@ -396,14 +385,10 @@ mod tests {
             r#"{"filter": {"may": []}}"#,
             r#"{"filter": [1]}"#,
             r#"{"explain": "reason"}"#,
+            r#"{"context": ["phone"]}"#,
+            &format!(r#"{{"context": {{"a": "{}"}}}}"#, "x".repeat(MAX_CONTEXT_BYTES)),
         ] {
             assert!(check(json).is_err(), "{json}");
         }
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_rather_than_ignored() {
-        let message = check(r#"{"context": {"device": "phone"}}"#).unwrap_err();
-        assert!(message.contains("not_supported") && message.contains("/context"), "{message}");
     }
 }

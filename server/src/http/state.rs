@@ -40,6 +40,12 @@ use super::problem::Problem;
 use super::served::Served;
 use crate::causes::with_causes;
 
+/// How often it is looked whether there are new lists.
+const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether somebody has done something with items that the release has no vector of.
+const LEARN_EVERY: Duration = Duration::from_millis(500);
+
 /// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
 const WARM_UP_USERS: u32 = 32;
 
@@ -229,7 +235,10 @@ impl Engine {
         if let Some(pipeline) = self.active() {
             self.recall_served(&pipeline);
         }
-        self.start_reading_lists()?;
+        self.repeat("stored-lists", LOOK_FOR_LISTS, Self::read_lists)?;
+        self.repeat("newer-items", LEARN_EVERY, |engine| {
+            engine.active().map(|pipeline| pipeline.learn_newer());
+        })?;
         let mut phase = self.phase.write().unwrap_or_else(PoisonError::into_inner);
         if *phase == Phase::Loading {
             *phase = Phase::Ready;
@@ -509,19 +518,7 @@ impl Engine {
             let mut scratch = Scratch::default();
             for scenario in pipeline.release().scenarios.values() {
                 for user in &users {
-                    let query = Query {
-                        user: *user,
-                        now,
-                        n: 10,
-                        seeds: Vec::new(),
-                        exclude: Vec::new(),
-                        filter: None,
-                        seed: 0,
-                        boosts: Vec::new(),
-                        served: Vec::new(),
-                        deadline: None,
-                    };
-                    pipeline.recommend(scenario, &query, &mut scratch);
+                    pipeline.recommend(scenario, &Query::new(*user, now, 10), &mut scratch);
                 }
             }
         };
@@ -563,6 +560,26 @@ impl Engine {
     }
 
     /// Starts the thread that syncs the log when no further append does it.
+    /// Does `work` again and again on a thread of its own, with a `pause` after each time, as long as the engine is there.
+    fn repeat(
+        self: &Arc<Self>,
+        name: &str,
+        pause: Duration,
+        work: impl Fn(&Self) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let engine = Arc::downgrade(self);
+        let repeat = move || {
+            while let Some(engine) = engine.upgrade() {
+                work(&engine);
+                drop(engine);
+                std::thread::sleep(pause);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.into());
+        thread.spawn(repeat).context("cannot start a thread")?;
+        Ok(())
+    }
+
     fn start_syncer(self: &Arc<Self>) -> anyhow::Result<()> {
         if self.config.server.fsync != Fsync::Interval {
             return Ok(());

@@ -2,9 +2,8 @@
 
 use std::io;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use anyhow::Context;
 use engine::pipeline::Pipeline;
 use engine::release::Release;
 use engine::stored_lists::{self, StoredLists};
@@ -21,9 +20,6 @@ fn longest_half_life(release: &Release) -> Option<Span> {
     let rules = release.scenarios.values().filter_map(|plan| plan.rerank.hide_served.as_ref());
     rules.map(|rule| rule.half_life).max_by_key(|half_life| half_life.0)
 }
-
-/// How often it is looked whether there are new lists.
-const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Logs `impression`, which shows `items`, and remembers them if a placement minds.
@@ -51,23 +47,6 @@ impl Engine {
     pub(in crate::http) fn stored_lists(&self, scenario: &str) -> Option<Arc<StoredLists>> {
         let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
         lists.get(scenario).map(|(_, lists)| lists.clone())
-    }
-
-    /// Reads the lists that are in the data folder, and does so again when they were written anew.
-    pub(super) fn start_reading_lists(self: &Arc<Self>) -> anyhow::Result<()> {
-        let engine = Arc::downgrade(self);
-        let read = move || {
-            while let Some(engine) = engine.upgrade() {
-                engine.read_lists();
-                drop(engine);
-                std::thread::sleep(LOOK_FOR_LISTS);
-            }
-        };
-        std::thread::Builder::new()
-            .name("stored-lists".into())
-            .spawn(read)
-            .context("cannot start a thread")?;
-        Ok(())
     }
 
     /// Reads those of the stored lists that have been written since they were read.
