@@ -305,7 +305,7 @@ pub struct SourceScratch {
 
 impl SourceScratch {
     /// The vector of an item that the models have none of.
-    pub fn newer(&self, item: ItemId) -> Option<&[f32]> {
+    fn newer(&self, item: ItemId) -> Option<&[f32]> {
         let at = self.delta.binary_search_by_key(&item, |(item, _)| *item).ok()?;
         Some(&self.delta[at].1)
     }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use featurestore::{ItemId, Scored};
 use hnsw_rs::prelude::{DistL2, Hnsw};
@@ -267,4 +268,21 @@ proptest! {
         let distinct: HashSet<ItemId> = found.iter().map(|scored| scored.item).collect();
         prop_assert_eq!((distinct.len(), found.len()), (50, 50));
     }
+}
+
+#[test]
+fn a_search_whose_time_is_over_ends_with_what_it_has_found() {
+    let vectors = unit_vectors(10_000, 1);
+    let index = HnswIndex::build(&vectors, &CONFIG).unwrap();
+    let query = &gaussian_rows(1, 2);
+    let found = |until: Option<Instant>| {
+        let mut scratch = SearchScratch::default();
+        scratch.until = until;
+        let found = index.search(query, 100, 2_000, |_| true, &mut scratch);
+        (found, scratch.is_cut)
+    };
+    let all = found(None).0;
+    assert_eq!(found(Some(Instant::now() + Duration::from_secs(3_600))), (all.clone(), false));
+    let (some, is_cut) = found(Some(Instant::now()));
+    assert!(is_cut && some.len() == 100 && some[99].score < all[99].score, "{}", some.len());
 }

@@ -79,14 +79,11 @@ impl RequestFeatures<'_> {
         }
     }
 
-    /// The vector of `item`; the one made for it, if the models have none.
-    fn vector(&self, item: ItemId) -> Option<&[f32]> {
-        self.release.models.vectors().get(item).or_else(|| self.sources.newer(item))
-    }
-
     fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {
         let models = &self.release.models;
-        let Some(vector) = self.vector(item) else { return f32::NAN };
+        // The vectors of later items propose them; the ranker was trained without, and would take them for those of items
+        // that it knows.
+        let Some(vector) = models.vectors().get(item) else { return f32::NAN };
         match aggregate {
             Aggregate::Sum if self.sources.user_vector.is_empty() => f32::NAN,
             Aggregate::Sum => retrieval::vectors::dot(&self.sources.user_vector, vector),
