@@ -162,15 +162,19 @@ impl Pool {
         if !self.load.admits(wish) {
             return Err(Refusal::Late);
         }
+        let is_free = self.load.expected_wait().is_zero();
         let (reply, result) = oneshot::channel();
         let admitted = Admitted::new(&self.load);
         let job = move |scratch: &mut Scratch| {
             if !reply.is_closed() {
-                let started = Instant::now();
+                let (started, known) = (Instant::now(), &admitted.0.job);
+                // What begins late goes down the ladder and costs less: if that counted, more would be admitted, and all of
+                // it would begin late. What is of the lower class is of any length: it says nothing about what users wait
+                // for.
+                let is_whole = is_free || started + known.of(1) < wish.until;
                 let done = job(scratch);
-                // What is of the lower class is of any length: it says nothing about what users wait for.
-                if wish.class == Class::User {
-                    admitted.0.job.observe(started.elapsed(), 1);
+                if wish.class == Class::User && is_whole {
+                    known.observe(started.elapsed(), 1);
                 }
                 drop(admitted);
                 // A caller that has gone meanwhile misses nothing.

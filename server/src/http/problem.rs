@@ -142,8 +142,8 @@ impl ResponseError for Problem {
         self.status
     }
 
-    /// Without the name of the request, which the observer around all routes adds.
+    /// Without a body: the observer around all routes gives it one, which names the request.
     fn error_response(&self) -> HttpResponse {
-        self.respond("")
+        HttpResponse::new(self.status)
     }
 }

@@ -134,7 +134,7 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
         }
     });
     let clock = clock.context("cannot start a thread")?;
-    let measured = Rc::new(RefCell::new(Measured::new()));
+    let (load, measured) = (Rc::new(load.clone()), Rc::new(RefCell::new(Measured::new())));
     let started = Instant::now();
     rt::System::new().block_on(async {
         let connector = Connector::new().limit(load.connections).timeout(PATIENCE);
