@@ -5,9 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tests::{Project, Proxy, Redis, Server, Shop, ids, scored};
 
-/// A trained project whose features are in `redis`.
+/// When answers must be there: these tests run beside others, on few cores.
+const DEADLINE: Duration = Duration::from_millis(500);
+
+/// A trained project whose features are in the Redis at `urls`.
 fn project(urls: &[String]) -> Project {
-    let project = Project::trained(&Shop::default());
+    let project = Project::imported(&Shop::default());
+    project.configure("scenarios.home.budget.total_ms", DEADLINE.as_millis() as i64);
+    project.run(["train"]).done();
     project.configure("store.kind", "redis");
     let urls: Vec<toml::Value> = urls.iter().map(|url| url.as_str().into()).collect();
     project.configure("store.url", urls);
@@ -38,6 +43,21 @@ fn what_one_server_is_told_the_other_knows_in_its_next_answer() {
     let shown = ids(&recommend(&b, "u1")).remove(0);
     a.patch(&format!("/v1/items/{shown}"), &json!({ "hidden": true })).json();
     assert!(!ids(&recommend(&b, "u1")).contains(&shown));
+    // Two changes of one item at once, by two servers, do not undo each other.
+    let path = format!("/v1/items/{}", ids(&recommend(&b, "u2")).remove(0));
+    let patch = |server: &Server, fields: Value| {
+        server.patch(&path, &json!({ "fields": fields })).json();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=50).for_each(|i| patch(&a, json!({ "price": i }))));
+        scope.spawn(|| {
+            (1..=50).for_each(|i| patch(&b, json!({ "category": format!("c{i}") })));
+        });
+    });
+    for server in [&a, &b] {
+        let fields = &server.get(&path).json()["fields"];
+        assert_eq!((&fields["price"], &fields["category"]), (&json!(50.0), &json!("c50")));
+    }
     let metrics = b.get("/metrics").body;
     assert!(metrics.contains("cascade_feature_cache_hits_total"), "{metrics}");
 }
@@ -158,10 +178,7 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
 
     redis.kill();
     let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
-    assert!(
-        n_degraded == n && longest < Duration::from_millis(500),
-        "{n_degraded} {n} {longest:?}"
-    );
+    assert!(n_degraded == n && longest < DEADLINE, "{n_degraded} {n} {longest:?}");
     let event = json!({ "type": "purchase", "user_id": "u1", "item_id": "i1" });
     let refused = server.post("/v1/events", &event);
     assert_eq!(refused.status, 503, "{}", refused.body);
@@ -170,10 +187,7 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
 
     redis.hang();
     let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
-    assert!(
-        n_degraded == n && longest < Duration::from_millis(500),
-        "{n_degraded} {n} {longest:?}"
-    );
+    assert!(n_degraded == n && longest < DEADLINE, "{n_degraded} {n} {longest:?}");
     redis.resume();
     normal_again(&server);
 
@@ -196,7 +210,7 @@ fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadli
 
     proxy.delay(Duration::from_millis(200));
     let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
-    let is_told = n_degraded + 1 >= n && longest < Duration::from_millis(500);
+    let is_told = n_degraded + 1 >= n && longest < DEADLINE;
     assert!(is_told, "{n_degraded} of {n}, {longest:?}");
     proxy.delay(Duration::ZERO);
     normal_again(&server);
@@ -204,7 +218,7 @@ fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadli
     for n_bytes in [1, 3, 40] {
         proxy.cut_after(n_bytes);
         let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(1));
-        let is_told = n_degraded > n / 2 && longest < Duration::from_millis(500);
+        let is_told = n_degraded > n / 2 && longest < DEADLINE;
         assert!(is_told, "cut after {n_bytes}: {n_degraded} of {n}, {longest:?}");
         proxy.cut_after(0);
         normal_again(&server);
@@ -275,7 +289,7 @@ fn a_cluster_that_loses_a_master_is_whole_again_within_seconds() {
         let started = Instant::now();
         // The cluster itself takes its timeout of 2 s and a vote to put a replica into the master's place.
         let (n, _, longest) = ask_for(&server, Duration::from_secs(5));
-        assert!(n > 50 && longest < Duration::from_millis(500), "{n} {longest:?}");
+        assert!(n > 50 && longest < DEADLINE, "{n} {longest:?}");
         normal_again(&server);
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         if hangs {
