@@ -1,26 +1,33 @@
 //! One `cascade.toml`: read, checked, and filled up with defaults that follow from the data's schema.
 
+mod error;
+mod server;
+mod store;
 mod training;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use featurestore::Schema;
 use featurestore::history::GroupBy;
 use featurestore::readers::ImportMaps;
 use featurestore::schema::{
     EventType, Feature, FeatureEntry, FeatureError, FieldKind, MAX_EVENT_FIELDS, MAX_EVENT_TYPES,
     VALUE_NAME, nearest_name,
 };
-use featurestore::{Schema, Span};
 use reranking::{KnownFields, RerankConfig};
 use retrieval::sources::{SourceEntry, SourceKind};
 use serde::{Deserialize, Serialize};
 
 use crate::defaults;
-use crate::keys::{self, ApiKey};
+use crate::keys;
 
+pub use error::{ConfigError, Misplaced};
+pub use server::{Fsync, ServerConfig};
+pub use store::{StoreConfig, StoreKind, Urls};
 pub use training::Training;
+
+use error::misplaced;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,84 +73,6 @@ pub struct Config {
 
 fn default_data_dir() -> PathBuf {
     "cascade-data".into()
-}
-
-/// Where the state lives.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct StoreConfig {
-    /// The kind of store.
-    pub kind: StoreKind,
-    /// Where Redis is: one URL, or several nodes of a cluster.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<Urls>,
-    /// What the names of all keys begin with.
-    pub prefix: String,
-    /// Most megabytes of the near cache in the memory of each server.
-    pub near_cache_mb: u32,
-}
-
-impl Default for StoreConfig {
-    fn default() -> Self {
-        let (kind, prefix) = (StoreKind::default(), "cascade".into());
-        Self { kind, url: None, prefix, near_cache_mb: 256 }
-    }
-}
-
-/// One URL or several.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Urls {
-    /// That of a Redis which is alone.
-    One(String),
-    /// Those of nodes of a cluster.
-    Several(Vec<String>),
-}
-
-impl StoreConfig {
-    /// Where Redis is.
-    pub fn urls(&self) -> Vec<String> {
-        match &self.url {
-            None => Vec::new(),
-            Some(Urls::One(url)) => vec![url.clone()],
-            Some(Urls::Several(urls)) => urls.clone(),
-        }
-    }
-
-    /// Why it cannot be used, if so: the key, what stands there, and the reason.
-    fn fault(&self) -> Option<(&'static str, String, &'static str)> {
-        let n_urls = self.urls().len();
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        match self.kind {
-            StoreKind::Embedded if n_urls > 0 => {
-                Some(("url", n_urls.to_string(), "is for kind = \"redis\" alone"))
-            }
-            StoreKind::Redis if n_urls == 0 => {
-                Some(("url", "missing".into(), "say where Redis is: \"redis://127.0.0.1:6379\""))
-            }
-            _ if self.prefix.is_empty() || !self.prefix.bytes().all(is_name) => Some((
-                "prefix",
-                self.prefix.clone(),
-                "must be of letters, digits, `_`, `-` and `.`",
-            )),
-            _ if !(1..=1_000_000).contains(&self.near_cache_mb) => {
-                let found = self.near_cache_mb.to_string();
-                Some(("near_cache_mb", found, "must be from 1 to 1000000"))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// The kinds of stores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreKind {
-    /// In the memory of the server.
-    #[default]
-    Embedded,
-    /// In Redis, shared by several servers.
-    Redis,
 }
 
 /// Fields of items or users.
@@ -222,125 +151,6 @@ pub struct Evaluation {
 impl Default for Evaluation {
     fn default() -> Self {
         Self { group_by: None, k: vec![5, 10, 20], resamples: 1_000 }
-    }
-}
-
-/// When the event log is flushed to the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fsync {
-    /// Before an event is acknowledged.
-    Always,
-    /// Every second: a power cut may lose the last one.
-    #[default]
-    Interval,
-    /// When the system sees fit.
-    Never,
-}
-
-/// How the HTTP server behaves.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ServerConfig {
-    /// Address and port; port 0 takes a free one.
-    pub listen: String,
-    /// Address and port of the routes of administration, if they have one of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub admin_listen: Option<String>,
-    /// When the event log is flushed.
-    pub fsync: Fsync,
-    /// Threads that run the pipeline; 0: one for each core.
-    pub workers: usize,
-    /// Requests that may wait for a thread; further ones are refused with 429.
-    pub queue: usize,
-    /// Largest body of a request for a list, or of one item or user, in bytes.
-    pub max_body_bytes: usize,
-    /// Largest body of `/v1/events`, and of many items or users, in bytes.
-    pub max_events_bytes: usize,
-    /// Impressions are kept for so long.
-    pub keep_impressions: Span,
-    /// Who may do what; without any, only this machine is listened to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub keys: Vec<ApiKey>,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            listen: "127.0.0.1:8080".into(),
-            admin_listen: None,
-            fsync: Fsync::default(),
-            workers: 0,
-            queue: 256,
-            max_body_bytes: 64 * 1024,
-            max_events_bytes: 4 * 1024 * 1024,
-            keep_impressions: Span::days(30),
-            keys: Vec::new(),
-        }
-    }
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read {} (`cascade init` writes one from your files)", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not a configuration.
-    #[error("{}", .0)]
-    Parse(Misplaced),
-    /// A value is not possible.
-    #[error("{}: `{key}` is {value}: {reason}", path.display())]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// Where in it.
-        key: String,
-        /// What stands there.
-        value: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A feature cannot be computed.
-    #[error("{} has a feature that cannot be computed", path.display())]
-    Feature {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: FeatureError,
-    },
-}
-
-/// A place in a configuration file and what is wrong there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misplaced {
-    /// The file.
-    pub path: PathBuf,
-    /// Line, from 1.
-    pub line: usize,
-    /// Column, from 1.
-    pub column: usize,
-    /// What stands there.
-    pub value: String,
-    /// What is wrong with it.
-    pub message: String,
-    /// The known name that is most like it.
-    pub nearest: Option<String>,
-}
-
-impl fmt::Display for Misplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, line, column, value, message, nearest } = self;
-        write!(f, "{}:{line}:{column}: at `{value}`: {message}", path.display())?;
-        match nearest {
-            Some(name) => write!(f, "; did you mean `{name}`?"),
-            None => Ok(()),
-        }
     }
 }
 
@@ -572,27 +382,6 @@ impl Config {
             Some(pair) => Err(fail(FeatureError::Twice { feature: pair[0].to_owned() })),
             None => Ok(()),
         }
-    }
-}
-
-/// Where `error` is in `text`, and the name that was probably meant.
-fn misplaced(error: &toml::de::Error, text: &str, path: &Path) -> Misplaced {
-    let span = error.span().unwrap_or(0..0);
-    let before = &text[..span.start.min(text.len())];
-    let value: String =
-        text.get(span).unwrap_or("").lines().next().unwrap_or("").chars().take(60).collect();
-    let message = error.message().to_owned();
-    // serde lists the names that it knows between backticks, the unknown one first.
-    let mut names = message.split('`').skip(1).step_by(2);
-    let unknown = if message.starts_with("unknown") { names.next() } else { None };
-    let nearest = unknown.and_then(|name| nearest_name(name, names));
-    Misplaced {
-        path: path.into(),
-        line: before.matches('\n').count() + 1,
-        column: before.rsplit('\n').next().map_or(0, |line| line.chars().count()) + 1,
-        value,
-        message,
-        nearest,
     }
 }
 

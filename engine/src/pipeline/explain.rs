@@ -175,7 +175,7 @@ impl Pipeline {
             !query.exclude.contains(&it) && self.is_available(it, query.now)
         });
         let ask = self.ask(query, &user, &accept);
-        let (lists, _) = super::propose(scenario, &ask, &mut scratch.sources);
+        let (lists, _) = super::retrieve::propose(scenario, &ask, &mut scratch.sources);
         lists.iter().any(|list| list.items.iter().any(|scored| scored.item == item))
     }
 }

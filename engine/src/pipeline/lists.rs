@@ -11,7 +11,9 @@ use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
 use rustc_hash::FxHashSet;
 
 use super::ladder::stage_until;
-use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by, propose, rank_by};
+use super::rank::rank_by;
+use super::retrieve::propose;
+use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by};
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
