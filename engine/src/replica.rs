@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,9 @@ pub enum ReplicaError {
         /// Those that Redis knows.
         n_loaded: u64,
     },
+    /// The server ends.
+    #[error("the server ends")]
+    Stopped,
     /// What was appended has not come back in time. It is in the shared log, and will be taken in.
     #[error(
         "the shared log took it, but it was not taken in within {APPLY_TIMEOUT:?}: send it again with the same event ids to be sure"
@@ -100,7 +103,6 @@ pub enum ReplicaError {
 struct Live {
     state: State,
     ids: EventIds,
-    features: Arc<RedisStore>,
 }
 
 /// What has become of entries.
@@ -119,6 +121,10 @@ pub struct Replica {
     log: Arc<SharedLog>,
     me: String,
     live: Mutex<Live>,
+    /// Those of the state in service. It changes while `live` is held, and is read without.
+    features: RwLock<Arc<RedisStore>>,
+    /// Whether the features in Redis may lack something that the state knows: until it was looked at.
+    is_behind: AtomicBool,
     reached: Mutex<Reached>,
     has_moved: Condvar,
     kept: Mutex<Option<(Stamp, Position)>>,
@@ -186,10 +192,19 @@ impl Replica {
             near_cache_bytes: u64::from(store.near_cache_mb) << 20,
         };
         let me = random_name(16);
-        let making = Making { data_dir, settings: &settings, nodes: &nodes, log: &log, me: &me };
+        let is_stopped = AtomicBool::new(false);
+        let making = Making {
+            data_dir,
+            settings: &settings,
+            nodes: &nodes,
+            log: &log,
+            me: &me,
+            is_stopped: &is_stopped,
+        };
         let state = open_store(data_dir, release, Keeps::Catalogue)?.state;
         let features = Arc::new(making.features(release, &state, None)?);
-        let ids = EventLog::event_ids_of(&log_folder(data_dir))?;
+        // As of the state: others may have written to the log meanwhile.
+        let ids = EventLog::event_ids_until(&log_folder(data_dir), state.position())?;
         let pipeline = pipeline_of(release, &state, &features);
         let reached = Reached { stamp: state.followed(), ..Reached::default() };
         let replica = Self {
@@ -199,12 +214,14 @@ impl Replica {
             nodes,
             log,
             me,
-            live: Mutex::new(Live { state, ids, features }),
+            live: Mutex::new(Live { state, ids }),
+            features: RwLock::new(features),
+            is_behind: AtomicBool::new(false),
             reached: Mutex::new(reached),
             has_moved: Condvar::new(),
             kept: Mutex::new(None),
             external: ExternalCounts::default(),
-            is_stopped: AtomicBool::new(false),
+            is_stopped,
             threads: Mutex::default(),
         };
         Ok((Arc::new(replica), pipeline))
@@ -247,7 +264,7 @@ impl Replica {
     /// or Redis does not answer.
     pub fn catch_up(&self, until: Instant) -> bool {
         match self.log.head(until) {
-            Ok((head, _)) => self.wait_for(head, until).stamp >= head,
+            Ok(head) => self.wait_for(head.stamp, until).stamp >= head.stamp,
             Err(_) => false,
         }
     }
@@ -267,7 +284,7 @@ impl Replica {
 
     /// The features in service.
     pub fn features(&self) -> Arc<RedisStore> {
-        lock(&self.live).features.clone()
+        self.features.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What became of the values that other jobs have written.
@@ -297,7 +314,7 @@ impl Replica {
         let log = log_folder(&self.data_dir);
         let in_service = {
             let live = lock(&self.live);
-            live.state.fits(release, Keeps::Catalogue).then(|| live.features.clone())
+            live.state.fits(release, Keeps::Catalogue).then(|| self.features())
         };
         if let Some(features) = in_service.filter(|features| *features.plan_arc() == release.plan) {
             let live = lock(&self.live);
@@ -309,25 +326,46 @@ impl Replica {
         let mut state = State::empty(release, Keeps::Catalogue);
         state.follow(EventLog::reader(&log, Position::START)?)?;
         state.check_items(release, &log)?;
+        let mut ids = EventLog::event_ids_until(&log, state.position())?;
         let kept = [self.features().plan_name()];
         let features = Arc::new(self.making().features(release, &state, Some(&kept))?);
         let pipeline = pipeline_of(release, &state, &features);
         if !warm_up(&pipeline) {
             return Ok(None);
         }
-        // What came meanwhile is taken in before anything else does.
-        let mut live = lock(&self.live);
-        let mut ids = EventLog::event_ids_of(&log)?;
+        // What came meanwhile is taken in before anything else does: most of it before the others have to wait.
         let mut follower = Follower::new(self.log.clone());
-        while state.followed() < live.state.followed() {
-            let mut noted = Vec::new();
-            for entry in follower.next(state.followed(), Duration::ZERO)? {
-                take_in(&mut state, &mut ids, &entry, &mut noted);
-            }
-            features.apply(&noted)?;
-        }
-        *live = Live { state, ids, features };
+        let known = lock(&self.live).state.followed();
+        self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
+        let mut live = lock(&self.live);
+        let known = live.state.followed();
+        self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
+        *live = Live { state, ids };
+        *self.features.write().unwrap_or_else(PoisonError::into_inner) = features;
         Ok(Some(pipeline))
+    }
+
+    /// Takes the entries up to `last` into `state` and `features`, and none behind it.
+    fn take_in_until(
+        &self,
+        last: Stamp,
+        follower: &mut Follower,
+        state: &mut State,
+        ids: &mut EventIds,
+        features: &RedisStore,
+    ) -> Result<(), ReplicaError> {
+        while state.followed() < last {
+            let (mut noted, before) = (Vec::new(), state.followed());
+            let entries = follower.next(before, Duration::ZERO)?;
+            for entry in entries.iter().filter(|entry| entry.stamp <= last) {
+                take_in(state, ids, entry, &mut noted);
+            }
+            if state.followed() == before {
+                return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
+            }
+            features.apply_until(&noted, state.followed())?;
+        }
+        Ok(())
     }
 
     /// Tells all servers to serve the release called `id`.
@@ -376,7 +414,10 @@ impl Replica {
         while !self.is_stopped() {
             let is_due = looked_at.is_none_or(|at| at.elapsed() >= POLL);
             let looked = if is_due { self.look_after(&listeners.release) } else { Ok(()) };
-            looked_at = if is_due { Some(Instant::now()) } else { looked_at };
+            if is_due {
+                // After a failure it is looked again at once: entries may have gone meanwhile.
+                looked_at = looked.is_ok().then(Instant::now);
+            }
             let result = looked.and_then(|()| self.follow_on(&mut follower, &listeners.deleted));
             if let Err(error) = result {
                 let error = error.to_string();
@@ -384,6 +425,7 @@ impl Replica {
                     eprintln!("error: the shared log is not followed for now: {error}");
                 }
                 last_error = error;
+                looked_at = None;
                 self.nodes.maintain();
                 thread::sleep(REST);
             } else if !last_error.is_empty() {
@@ -406,7 +448,7 @@ impl Replica {
             let (mut noted, mut deleted, mut last) = (Vec::new(), Vec::new(), None);
             let features = {
                 let mut live = lock(&self.live);
-                let Live { state, ids, features } = &mut *live;
+                let Live { state, ids } = &mut *live;
                 while noted.len() < MAX_FOLDED
                     && let Some(entry) = entries.next()
                 {
@@ -424,23 +466,12 @@ impl Replica {
                         ));
                     }
                 }
-                features.clone()
+                self.features()
             };
-            // What is in the state must come into the features, whatever happens meanwhile.
-            while let Err(error) = features.apply(&noted) {
-                if self.is_stopped() {
-                    return Err(error.into());
-                }
-                if matches!(error, RedisError::Malformed(_)) {
-                    eprintln!("error: the features are made anew: {error}");
-                    features.discard()?;
-                }
-                self.nodes.maintain();
-                thread::sleep(REST);
-                self.renew_generation()?;
-            }
+            let Some(last) = last else { continue };
+            self.fold(&features, &noted, last)?;
             let mut reached = lock(&self.reached);
-            reached.stamp = last.unwrap_or(reached.stamp);
+            reached.stamp = last;
             while reached.outcomes.len() > MAX_OUTCOMES {
                 reached.outcomes.pop_first();
             }
@@ -451,10 +482,44 @@ impl Replica {
         Ok(())
     }
 
+    /// Folds `noted`, which are in the state up to `last`, into `features`. Whatever happens meanwhile, they must come there:
+    /// so it fails only if the server ends.
+    fn fold(
+        &self,
+        features: &RedisStore,
+        noted: &[Change],
+        last: Stamp,
+    ) -> Result<(), ReplicaError> {
+        let mut last_error = String::new();
+        while let Err(error) = features.apply_until(noted, last) {
+            if self.is_stopped() {
+                return Err(ReplicaError::Stopped);
+            }
+            let is_malformed = matches!(error, RedisError::Malformed(_));
+            let error = error.to_string();
+            if error != last_error {
+                eprintln!("error: events do not come into Redis for now: {error}");
+            }
+            last_error = error;
+            self.nodes.maintain();
+            thread::sleep(REST);
+            // What cannot be read is made anew.
+            let discarded = if is_malformed { features.discard() } else { Ok(()) };
+            let renewed = discarded.map_err(ReplicaError::from);
+            if let Err(error) = renewed.and_then(|()| self.renew_generation()) {
+                last_error = error.to_string();
+            }
+        }
+        Ok(())
+    }
+
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
     fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
-        let (_, release) = self.log.head(Instant::now() + Duration::from_secs(1))?;
-        if let Some(release) = release {
+        let head = self.log.head(Instant::now() + Duration::from_secs(1))?;
+        if head.forgotten > self.with_state(State::followed) {
+            return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
+        }
+        if let Some(release) = head.release {
             on_release(&release);
         }
         self.renew_generation()
@@ -464,20 +529,34 @@ impl Replica {
     fn renew_generation(&self) -> Result<(), ReplicaError> {
         let features = self.features();
         match features.generation()? {
-            Some(generation) if generation.name == features.generation_name() => return Ok(()),
-            Some(generation) => features.use_generation(&generation),
+            Some(generation) if generation.name == features.generation_name() => {
+                if !self.is_behind.load(Ordering::SeqCst) {
+                    return Ok(());
+                }
+            }
+            Some(generation) => {
+                self.is_behind.store(true, Ordering::SeqCst);
+                features.use_generation(&generation);
+            }
             None => {
+                self.is_behind.store(true, Ordering::SeqCst);
                 eprintln!("Redis has lost the features: they are made again from the log");
                 let schema = self.with_state(|state| state.schema().clone());
                 self.making().load(&features, &schema, None)?;
             }
         }
-        let live = lock(&self.live);
-        let outcomes = lock(&self.reached).outcomes.clone();
-        if reapply(&self.log, &features, &live.state, &outcomes)? {
-            return Ok(());
+        let is_whole = {
+            let live = lock(&self.live);
+            let outcomes = lock(&self.reached).outcomes.clone();
+            reapply(&self.log, &features, &live.state, &outcomes)?
+        };
+        if !is_whole {
+            // The log on the disk has it, or will have it in a moment.
+            let schema = self.with_state(|state| state.schema().clone());
+            return self.making().load(&features, &schema, None);
         }
-        self.making().load(&features, live.state.schema(), None)
+        self.is_behind.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn making(&self) -> Making<'_> {
@@ -487,6 +566,7 @@ impl Replica {
             nodes: &self.nodes,
             log: &self.log,
             me: &self.me,
+            is_stopped: &self.is_stopped,
         }
     }
 
@@ -523,8 +603,12 @@ impl Replica {
         if self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
             return Err(ReplicaError::Behind { log: folder }.to_string());
         }
-        let mut follower = Follower::new(self.log.clone());
+        let (mut follower, mut has_failed) = (Follower::new(self.log.clone()), false);
         loop {
+            if has_failed && self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
+                return Err(ReplicaError::Behind { log: folder }.to_string());
+            }
+            has_failed = false;
             *lock(&self.kept) = Some((at, log.position()));
             let is_last = self.is_stopped();
             let wait = if is_last { Duration::ZERO } else { POLL };
@@ -536,8 +620,10 @@ impl Replica {
                         at = entry.stamp;
                     }
                 }
-                Err(_) if !is_last => thread::sleep(REST),
-                Err(_) => {}
+                Err(_) => {
+                    has_failed = !is_last;
+                    thread::sleep(if is_last { Duration::ZERO } else { REST });
+                }
             }
             if is_last || self.fsync != FsyncPolicy::Never {
                 log.sync().map_err(|e| in_words(&e))?;

@@ -169,7 +169,9 @@ impl Shelf {
     }
 
     fn write(&self, activations: &[String]) -> Result<(), ShelfError> {
-        let (path, aside) = (self.folder.join(ACTIVE), self.folder.join(".ACTIVE"));
+        // Several servers may write it at once, each to the same effect.
+        let aside = self.folder.join(format!(".ACTIVE.{}", std::process::id()));
+        let path = self.folder.join(ACTIVE);
         let text =
             activations.iter().take(MAX_EARLIER).map(|id| format!("{id}\n")).collect::<String>();
         let written = fs::File::create(&aside)

@@ -17,7 +17,7 @@ mod writer;
 
 pub use compact::{CompactError, Compacted, compact};
 pub use event_ids::{EventIds, N_EVENT_IDS};
-pub use frame::{MAX_RECORD_BYTES, decode_records, encode_records};
+pub use frame::{DecodeError, MAX_RECORD_BYTES, decode_records, encode_records};
 pub use scan::{Records, ScanError};
 pub use staged::Staged;
 pub use writer::{AppendError, EventLog, OpenLogError, Opened, SEGMENT_BYTES};

@@ -18,7 +18,7 @@ mod shared_log;
 
 pub use nodes::{Nodes, RedisError};
 pub use packed::{Change, Noted, Stamp};
-pub use shared_log::{Entry, Follower, SharedLog};
+pub use shared_log::{Entry, Follower, Head, SharedLog};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -195,7 +195,7 @@ impl RedisStore {
         let fetch = |keys: &[Wanted]| {
             let fetched = self.fetch_records(keys, until);
             for (key, known) in keys.iter().zip(fetched) {
-                if let Some(known) = known.map(Arc::new) {
+                if let Ok(known) = known.map(Arc::new) {
                     self.near.insert(*key, known.clone());
                     mine.insert(*key, known);
                 }
@@ -216,8 +216,8 @@ impl RedisStore {
         (found, freshness)
     }
 
-    /// Reads records from Redis: one command for each shard.
-    fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Option<Known>> {
+    /// Reads records from Redis: one command for each shard. Failures are counted.
+    fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Result<Known, RedisError>> {
         let keys = self.keys();
         let mut shards: Vec<(String, Vec<usize>)> = Vec::new();
         for (i, key) in wanted.iter().enumerate() {
@@ -237,27 +237,32 @@ impl RedisStore {
         };
         let commands: Vec<Command> = shards.iter().map(command).collect();
         let results = self.nodes.run(&commands, until);
-        let mut found: Vec<Option<Known>> = wanted.iter().map(|_| None).collect();
+        let mut found: Vec<Option<Result<Known, RedisError>>> =
+            wanted.iter().map(|_| None).collect();
         let mut has_failed = false;
         for ((shard, of_shard), result) in shards.iter().zip(results) {
-            let Ok(Value::Array(values)) = result else {
-                has_failed = true;
-                continue;
+            let values = match result {
+                Ok(Value::Array(values)) if values.len() == of_shard.len() => Ok(values),
+                Ok(_) => Err(RedisError::Malformed(format!("{shard} is not a hash"))),
+                Err(error) => Err(error),
             };
-            for (i, value) in of_shard.iter().zip(values) {
-                found[*i] = match self.known(&wanted[*i], shard, &value) {
-                    Ok(known) => Some(known),
-                    Err(_) => {
-                        self.counts.malformed.fetch_add(1, Ordering::Relaxed);
-                        None
-                    }
+            has_failed |= values.is_err();
+            for (place, i) in of_shard.iter().enumerate() {
+                let known = match &values {
+                    Ok(values) => self.known(&wanted[*i], shard, &values[place]),
+                    Err(error) => Err(error.clone()),
                 };
+                if let (Ok(_), Err(RedisError::Malformed(_))) = (&values, &known) {
+                    self.counts.malformed.fetch_add(1, Ordering::Relaxed);
+                }
+                found[*i] = Some(known);
             }
         }
         if has_failed {
             self.counts.failures.fetch_add(1, Ordering::Relaxed);
         }
-        found
+        let missing = || RedisError::Malformed("a shard was not asked".into());
+        found.into_iter().map(|known| known.unwrap_or_else(|| Err(missing()))).collect()
     }
 
     fn known(&self, key: &Wanted, shard: &str, value: &Value) -> Result<Known, RedisError> {

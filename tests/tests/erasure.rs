@@ -73,7 +73,7 @@ fn an_erased_user_is_in_no_file_after_the_log_is_compacted() {
     assert_eq!(cold["release"], others["release"], "the release still fits the log");
     let (status, stderr) = server.terminate();
     assert_eq!(status, Some(0));
-    assert!(stderr.contains("records of 1 deleted users"), "{stderr}");
+    assert!(stderr.contains("records of deleted users, under 1 names,"), "{stderr}");
     assert_eq!(files_with_name(&data), NONE);
     project.run(["verify-features"]).done();
     project.run(["train"]);

@@ -1,5 +1,7 @@
 //! Several servers on one Redis: what one is told, the other knows in its next answer, and Redis may fail.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -113,6 +115,7 @@ fn what_another_job_writes_into_the_shared_log_is_checked_and_holds_everywhere()
         "users": [{ "id": "u1", "fields": { "price": { "a": 1 } } }],
     }));
     redis.ask("XADD cascade:{log} * set nonsense");
+    redis.ask("XADD cascade:{log} * r nonsense");
     redis.ask("XADD cascade:{log} * other 1");
     write(&json!({ "items": [{ "id": "i4", "fields": { "price": 3 } }] }));
     for server in [&a, &b] {
@@ -128,7 +131,7 @@ fn what_another_job_writes_into_the_shared_log_is_checked_and_holds_everywhere()
         assert_eq!(fields("i3")["category"], json!("c1"));
         assert_eq!(server.get("/v1/items/nobody").status, 404);
         let metrics = server.get("/metrics").body;
-        for (outcome, n) in [("taken", 3), ("missing", 1), ("unknown", 3), ("malformed", 4)] {
+        for (outcome, n) in [("taken", 3), ("missing", 1), ("unknown", 3), ("malformed", 5)] {
             let line = format!("cascade_external_values_total{{outcome=\"{outcome}\"}} {n}\n");
             assert!(metrics.contains(&line), "{line} is not in {metrics}");
         }
@@ -301,4 +304,110 @@ fn a_cluster_that_loses_a_master_is_whole_again_within_seconds() {
     }
     let event = json!({ "type": "purchase", "user_id": "u1", "item_id": "i1" });
     assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+}
+
+#[test]
+fn events_that_are_on_their_way_when_redis_dies_come_into_the_features_once() {
+    let Some(mut redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let (a, b) = (project.serve(), project.serve());
+    let event = |i: usize| {
+        let (user, item) = (format!("late{}", i % 5), format!("i{}", i * 7 % 90));
+        json!({
+            "event_id": format!("d{i}"), "type": "purchase", "user_id": user, "item_id": item,
+            "timestamp": 1_716_900_000_000_u64 + i as u64,
+        })
+    };
+    for round in 0..4 {
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for (place, server) in [&a, &b].into_iter().enumerate() {
+                let (is_over, event, post) = (&is_over, &event, server.poster("/v1/events"));
+                scope.spawn(move || {
+                    for i in 0.. {
+                        if is_over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        // Whether it is taken or refused: both servers must agree afterwards.
+                        post(&event(round * 1_000_000 + 2 * i + place)).expect("it is answered");
+                    }
+                });
+            }
+            std::thread::sleep(Duration::from_millis(150 + 37 * round as u64));
+            redis.kill();
+            std::thread::sleep(Duration::from_millis(300));
+            redis.restart();
+            std::thread::sleep(Duration::from_millis(500));
+            is_over.store(true, Ordering::Relaxed);
+        });
+        normal_again(&a);
+        normal_again(&b);
+        assert_same_counts(&counts(&a), &counts(&b));
+    }
+    // The log that the servers have kept says the same as the features that have gone through all that.
+    let before = counts(&a);
+    for server in [a, b] {
+        let (status, stderr) = server.terminate();
+        assert_eq!(status, Some(0), "{stderr}");
+    }
+    redis.ask("FLUSHALL");
+    assert_same_counts(&counts(&project.serve()), &before);
+}
+
+/// What `server` counts of five users and their items, by features whose values do not depend on the time that it is.
+fn counts(server: &Server) -> BTreeMap<(usize, String, String), Value> {
+    let mut counts = BTreeMap::new();
+    for user in 0..5 {
+        let question = json!({ "user_id": format!("late{user}"), "n": 100, "explain": "full" });
+        let answer = server.post("/v1/recommend", &question).json();
+        assert_eq!(answer["degraded"], json!([]));
+        for item in answer["items"].as_array().expect("items") {
+            let features = &item["explanation"]["models"][0]["contributions"];
+            for feature in features.as_array().expect("contributions") {
+                let name = feature["feature"].as_str().expect("a name");
+                if ["user_item_count", "item_users"].contains(&name) {
+                    let key = (user, item["id"].to_string(), name.to_owned());
+                    counts.insert(key, feature["value"].clone());
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// Lists may differ a little, since they were asked for at different times.
+fn assert_same_counts(
+    a: &BTreeMap<(usize, String, String), Value>,
+    b: &BTreeMap<(usize, String, String), Value>,
+) {
+    let in_both = a.keys().filter(|key| b.contains_key(*key)).count();
+    assert!(in_both > 50, "{in_both} of {} and {}", a.len(), b.len());
+    for (key, value) in a {
+        assert!(b.get(key).is_none_or(|other| other == value), "{key:?}: {value} {:?}", b[key]);
+    }
+}
+
+#[test]
+fn a_server_that_was_away_for_longer_than_the_shared_log_reaches_back_does_not_go_on() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let other = project.copy();
+    let (status, stderr) = project.serve().terminate();
+    assert_eq!(status, Some(0), "{stderr}");
+    let server = other.serve();
+    for i in 0..20 {
+        let event = json!({ "type": "purchase", "user_id": format!("n{i}"), "item_id": "i1" });
+        assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+    }
+    let (status, stderr) = server.terminate();
+    assert_eq!(status, Some(0), "{stderr}");
+    other.run(["compact"]).done();
+    let refused = project.run(["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.status, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("ends before what the shared log still holds"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(other.serve().get("/health/ready").status, 200);
 }

@@ -164,10 +164,9 @@ impl Pipeline {
         ask.prepare_from(items, sources);
         let lists: Vec<_> = plan.sources.iter().map(|source| ask.list(source, sources)).collect();
         *candidates = merge(&lists, plan.candidates);
-        match candidates.n_sources {
-            1 => rank_by(&candidates.items, &candidates.scores, plan.top, ranked),
-            _ => rank_by(&candidates.items, &candidates.fused(), plan.top, ranked),
-        }
+        let fused = candidates.fused();
+        let scores = if candidates.n_sources == 1 { &candidates.scores } else { &fused };
+        rank_by(&candidates.items, scores, &fused, plan.top, ranked);
         let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
         let slate = as_ranked(ranked, query.n, query.now);
         scratch.user = Some(user);

@@ -1,9 +1,10 @@
 //! The second stage, from a thousand to a hundred: features, and the ranker's scores.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use featurestore::store::UserView;
-use featurestore::{Freshness, ItemId, Scored, keep_best};
+use featurestore::{Freshness, ItemId, Scored, best_first, keep_best};
 use ranking::ranker::Hurry;
 use ranking::value::ValueModel;
 use retrieval::merge::Candidates;
@@ -38,7 +39,7 @@ impl Pipeline {
         let affordable = if has_ranker { self.affordable(query, until, scratch) } else { 0 };
         let Some(ranker) = self.release.ranker.as_ref().filter(|_| affordable > 0) else {
             let fused = scratch.candidates.fused();
-            rank_by(&scratch.candidates.items, &fused, scenario.top, &mut scratch.ranked);
+            rank_by(&scratch.candidates.items, &fused, &fused, scenario.top, &mut scratch.ranked);
             scratch.scores.clear();
             degraded.extend(has_ranker.then_some(Degraded::Unranked));
             return;
@@ -60,7 +61,9 @@ impl Pipeline {
             Some(value) => self.score_value(value, n, &hurry, scratch),
             None => ranker.score_in_time(&scratch.columns, n, &hurry, &mut scratch.scores),
         };
-        rank_by(&scratch.candidates.items, &scratch.scores, scenario.top, &mut scratch.ranked);
+        // Where the ranker sees no difference, as among items of which a user knows nothing, the sources do.
+        let Scratch { candidates, scores, ranked, .. } = scratch;
+        rank_by(&candidates.items, scores, &candidates.fused(), scenario.top, ranked);
         match is_whole {
             true => self.costs.trees.observe(computed.elapsed(), n),
             false => degraded.push(Degraded::FewerTrees),
@@ -159,11 +162,41 @@ fn keep_first(candidates: &mut Candidates, n: usize) {
     candidates.retain(|i| kept.contains(&(i as u32)));
 }
 
-/// The best `top` of `items` by their `scores`.
-pub(super) fn rank_by(items: &[ItemId], scores: &[f32], top: usize, ranked: &mut Vec<Scored>) {
+/// The best `top` of `items` by their `scores`, and equal ones by `ties`.
+pub(super) fn rank_by(
+    items: &[ItemId],
+    scores: &[f32],
+    ties: &[f32],
+    top: usize,
+    ranked: &mut Vec<Scored>,
+) {
+    let scored =
+        items.iter().zip(scores).map(|(item, score)| Scored { item: *item, score: *score });
+    let mut order: Vec<(Scored, f32)> = scored.zip(ties.iter().copied()).collect();
+    let better = |(a, tie_a): &(Scored, f32), (b, tie_b): &(Scored, f32)| {
+        let by_tie = if a.score == b.score { tie_b.total_cmp(tie_a) } else { Ordering::Equal };
+        by_tie.then_with(|| best_first(a, b))
+    };
+    if (1..order.len()).contains(&top) {
+        order.select_nth_unstable_by(top - 1, better);
+    }
+    order.truncate(top);
+    order.sort_unstable_by(better);
     ranked.clear();
-    ranked.extend(
-        items.iter().zip(scores).map(|(item, score)| Scored { item: *item, score: *score }),
-    );
-    keep_best(ranked, top);
+    ranked.extend(order.into_iter().map(|(scored, _)| scored));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_scores_are_in_the_order_of_the_sources() {
+        let (items, mut ranked) = ([3, 1, 2, 0].map(ItemId), Vec::new());
+        for top in [4, 3, 2, 1, 0] {
+            rank_by(&items, &[1.0, 1.0, 2.0, 1.0], &[0.5, 0.2, 0.0, 0.5], top, &mut ranked);
+            let order: Vec<u32> = ranked.iter().map(|scored| scored.item.0).collect();
+            assert_eq!(order, [2, 0, 3, 1][..top]);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(super) struct Making<'a> {
     pub(super) nodes: &'a Arc<Nodes>,
     pub(super) log: &'a Arc<SharedLog>,
     pub(super) me: &'a str,
+    pub(super) is_stopped: &'a AtomicBool,
 }
 
 impl Making<'_> {
@@ -71,6 +73,9 @@ impl Making<'_> {
     ) -> Result<(), ReplicaError> {
         let before = features.generation()?.map(|generation| generation.name);
         while !features.claim_loading(self.me, LOADING_CLAIM)? {
+            if self.is_stopped.load(Ordering::SeqCst) {
+                return Err(ReplicaError::Stopped);
+            }
             thread::sleep(REST);
             match features.generation()? {
                 Some(generation) if Some(&generation.name) != before.as_ref() => {
@@ -125,7 +130,7 @@ pub(super) fn reapply(
             let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
             noted.extend(known_changes(entry, outcomes, state));
         }
-        features.apply(&noted)?;
+        features.apply_until(&noted, last.min(state.followed()))?;
         at = last;
     }
     Ok(true)

@@ -69,23 +69,38 @@ pub fn encode_records(records: &[Record]) -> Result<Vec<u8>, usize> {
     Ok(bytes)
 }
 
-/// The records of whole frames; `None` if `bytes` are something else.
-pub fn decode_records(mut bytes: &[u8]) -> Option<Vec<Record>> {
+/// Why bytes are not records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// They are not whole frames.
+    #[error("these are not whole records")]
+    Broken,
+    /// They are, but of records that another version has written.
+    #[error("these are records of a version that this program does not know")]
+    Unknown,
+}
+
+/// The records of whole frames.
+///
+/// # Errors
+/// If `bytes` are something else.
+pub fn decode_records(mut bytes: &[u8]) -> Result<Vec<Record>, DecodeError> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
-        let header = bytes.first_chunk()?;
-        let (length, n, crc) = parse_header(*header, bytes.len() as u64).ok()?;
+        let header = bytes.first_chunk().ok_or(DecodeError::Broken)?;
+        let parsed = parse_header(*header, bytes.len() as u64);
+        let (length, n, crc) = parsed.map_err(|_| DecodeError::Broken)?;
         let payload = &bytes[FRAME_HEADER_BYTES..][..n];
         if checksum(length, payload) != crc {
-            return None;
+            return Err(DecodeError::Broken);
         }
         match postcard::take_from_bytes(payload) {
             Ok((record, [])) => records.push(record),
-            _ => return None,
+            _ => return Err(DecodeError::Unknown),
         }
         bytes = &bytes[FRAME_HEADER_BYTES + n..];
     }
-    Some(records)
+    Ok(records)
 }
 
 /// A record that does not fit into a frame: it has this many bytes.

@@ -29,7 +29,7 @@ pub enum OpenLogError {
         source: io::Error,
     },
     /// Another process writes to it.
-    #[error("the event log {} is in use by another process", dir.display())]
+    #[error("the event log {} is in use by another process: end it, or send events to the server by `POST /v1/events`", dir.display())]
     InUse {
         /// The log's folder.
         dir: PathBuf,
@@ -143,12 +143,24 @@ impl EventLog {
         Ok((log, opened))
     }
 
-    /// The event ids that the log at `dir` remembers, whether or not somebody writes to it. Cost: reads the whole log.
+    /// The event ids that the log at `dir` remembers at `until`, whether or not somebody writes to it. Cost: reads the log up
+    /// to there.
     ///
     /// # Errors
     /// If there is no log, or it is damaged.
-    pub fn event_ids_of(dir: &Path) -> Result<EventIds, ScanError> {
-        Ok(check(dir, N_EVENT_IDS)?.0)
+    pub fn event_ids_until(dir: &Path, until: Position) -> Result<EventIds, ScanError> {
+        let (mut ids, mut records) =
+            (EventIds::new(N_EVENT_IDS), Self::reader(dir, Position::START)?);
+        while let Some(record) = records.next() {
+            let record = record?;
+            if records.reached() > until {
+                break;
+            }
+            if let Record::Event(NamedEvent { event_id: Some(id), .. }) = &record {
+                ids.insert(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// The records of the log at `dir` from `from` to the last complete one, whether or not somebody writes to it.

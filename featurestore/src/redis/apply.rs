@@ -27,8 +27,10 @@ const MAX_TAIL: usize = 512;
 /// How often values are read anew that somebody else has written meanwhile.
 const MAX_TRIES: usize = 20;
 
-/// How long one round trip may take while events are folded, and while a generation is made.
+/// How long one round trip may take while events are folded, and how much longer for each value in it.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
+const EACH: Duration = Duration::from_micros(500);
+/// How long while a generation is made.
 const BULK_ROUND_TRIP: Duration = Duration::from_secs(30);
 
 /// Commands of one pipeline while a generation is made.
@@ -59,11 +61,16 @@ redis.call('SET', KEYS[1], ARGV[2])
 if #ARGV == 3 then redis.call('SET', KEYS[2], ARGV[3]) end
 return 0";
 
-/// `KEYS`: a number. `ARGV`: what it becomes if it is less.
+/// `KEYS`: a number. `ARGV`: what it becomes if it is less. Numbers of Lua do not tell stamps apart: they are compared as texts.
 const RAISE: &str = "\
-local old = tonumber(redis.call('GET', KEYS[1]) or '0')
-if old < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1]) end
+local old, new = redis.call('GET', KEYS[1]) or '0', ARGV[1]
+if #old < #new or (#old == #new and old < new) then redis.call('SET', KEYS[1], new) end
 return 0";
+
+/// When Redis must have answered to `n` values, which are read or written together.
+fn until_of(n: usize) -> Instant {
+    Instant::now() + ROUND_TRIP + EACH * u32::try_from(n).unwrap_or(u32::MAX)
+}
 
 /// A value that events are folded into.
 struct Folding<T> {
@@ -200,6 +207,17 @@ impl RedisStore {
     /// If Redis does not answer; some values know the changes then, and the call may be repeated.
     pub fn apply(&self, changes: &[Change]) -> Result<(), RedisError> {
         let Some(last) = changes.last().map(Change::stamp) else { return Ok(()) };
+        self.apply_until(changes, last)
+    }
+
+    /// As [`apply`](Self::apply); `last` is the last entry of the shared log of which all changes are among them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_until(&self, changes: &[Change], last: Stamp) -> Result<(), RedisError> {
+        if changes.is_empty() {
+            return self.raise_applied(last);
+        }
         for _ in 0..MAX_TRIES {
             let mut working = self.read_values(changes)?;
             let codes = |item, field| self.codes_of(item, field);
@@ -222,7 +240,6 @@ impl RedisStore {
     }
 
     fn read_values(&self, changes: &[Change]) -> Result<Working, RedisError> {
-        let until = Instant::now() + ROUND_TRIP;
         let mut working = Working::default();
         let (mut users, mut records) = (Vec::new(), Vec::new());
         for change in changes {
@@ -245,16 +262,15 @@ impl RedisStore {
             let (tail, base) = keys.user(name);
             Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base))
         });
-        let results = self.nodes.run(&commands.collect::<Vec<_>>(), until);
+        let results = self.nodes.run(&commands.collect::<Vec<_>>(), until_of(names.len()));
         for ((user, name), result) in users.iter().zip(&names).zip(results) {
             let (stamp, state, tail) = self.unpack_user(*user, &keys.user(name).0, result?)?;
             let value = UserValue { state, tail, is_folded: false };
             working.users.insert(*user, Folding::new(stamp, value));
         }
-        for (key, known) in records.iter().zip(self.fetch_records(&records, until)) {
-            let Some(Known { stamp, record }) = known else {
-                return Err(RedisError::Malformed(format!("the value of {key:?} cannot be read")));
-            };
+        let fetched = self.fetch_records(&records, until_of(records.len()));
+        for (key, known) in records.iter().zip(fetched) {
+            let Known { stamp, record } = known?;
             working.records.insert(*key, Folding::new(stamp, record));
         }
         Ok(working)
@@ -303,7 +319,7 @@ impl RedisStore {
 
     fn all_zero(&self, commands: &[Command]) -> Result<bool, RedisError> {
         let mut all = true;
-        for result in self.nodes.run(commands, Instant::now() + ROUND_TRIP) {
+        for result in self.nodes.run(commands, until_of(commands.len())) {
             all &= matches!(result?, Value::Int(0));
         }
         Ok(all)

@@ -66,6 +66,9 @@ pub enum RedisError {
         /// The slot.
         slot: u16,
     },
+    /// None of the nodes has answered yet.
+    #[error("no Redis answers at {0}")]
+    Unreachable(String),
     /// The slot is elsewhere.
     #[error("Redis says that the slot has moved")]
     Moved,
@@ -230,7 +233,7 @@ impl Nodes {
         }
         let slot = slot_of(key);
         let topology = self.topology();
-        let node = topology.node_of(slot).ok_or(RedisError::Unserved { slot })?;
+        let node = topology.node_of(slot).ok_or_else(|| self.unserved(&topology, slot))?;
         self.connect(node, until)
     }
 
@@ -279,6 +282,22 @@ impl Nodes {
         }
     }
 
+    /// Why nobody serves `slot`.
+    fn unserved(&self, topology: &Topology, slot: u16) -> RedisError {
+        match topology.ranges.is_empty() {
+            true => RedisError::Unreachable(self.seeds().collect::<Vec<_>>().join(", ")),
+            false => RedisError::Unserved { slot },
+        }
+    }
+
+    /// Host and port of the nodes of the configuration.
+    fn seeds(&self) -> impl Iterator<Item = String> {
+        self.seeds.iter().filter_map(|seed| match seed.addr() {
+            ::redis::ConnectionAddr::Tcp(host, port) => Some(format!("{host}:{port}")),
+            _ => None,
+        })
+    }
+
     fn topology(&self) -> Topology {
         self.topology.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -295,7 +314,7 @@ impl Nodes {
         for i in which {
             let slot = commands[*i].slot;
             let Some(node) = topology.node_of(slot) else {
-                results[*i] = Err(RedisError::Unserved { slot });
+                results[*i] = Err(self.unserved(&topology, slot));
                 continue;
             };
             match by_node.iter_mut().find(|(known, _)| known == node) {
@@ -423,10 +442,7 @@ impl Nodes {
         let is_failing = |node: &str| {
             lock(&self.breakers).get(node).is_some_and(|breaker| breaker.n_failures > 0)
         };
-        let seeds = self.seeds.iter().filter_map(|seed| match seed.addr() {
-            ::redis::ConnectionAddr::Tcp(host, port) => Some(Arc::from(format!("{host}:{port}"))),
-            _ => None,
-        });
+        let seeds = self.seeds().map(Arc::from);
         let nodes = known.ranges.iter().map(|(_, _, node)| node.clone());
         let mut nodes: Vec<Arc<str>> = seeds.chain(nodes).collect();
         nodes.sort();

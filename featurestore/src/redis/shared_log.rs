@@ -10,10 +10,13 @@ use super::apply::text_of;
 use super::nodes::{Command, Nodes, RedisError};
 use super::packed::Stamp;
 use super::set::read_set;
-use crate::log::{Record, decode_records, encode_records};
+use crate::log::{DecodeError, Record, decode_records, encode_records};
 
 /// Entries that the stream keeps, about: a server that was away for longer needs a copy of another's log.
 pub(super) const STREAM_ENTRIES: u64 = 1_000_000;
+
+/// So many entries too many are removed together.
+const TRIMMED: u64 = 16;
 
 /// Entries of one read.
 const MAX_READ: usize = 256;
@@ -24,15 +27,32 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much longer than asked for a blocking read may take.
 const READ_GRACE: Duration = Duration::from_secs(1);
 
-/// `KEYS`: the stream, its head. `ARGV`: how many entries to keep, the records, and an id that the new one must be greater
-/// than: after a loss of the stream and a step back of the clock it would not be.
+/// `KEYS`: the stream, its head, and the last entry that was removed. `ARGV`: how many entries to keep, the records, an id
+/// that the new one must be greater than: after a loss of the stream and a step back of the clock it would not be; and how
+/// many are removed together. An id has a number of 16 bits beside its milliseconds, which a clock that was set back would
+/// use up.
 const APPEND: &str = "\
 if ARGV[3] ~= '0-0' and redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XADD', KEYS[1], ARGV[3], 'r', '')
 end
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'r', ARGV[2])
+local id = '*'
+local ms, n = string.match(redis.call('GET', KEYS[2]) or '0-0', '(%d+)-(%d+)')
+if tonumber(n) > 60000 then id = string.format('%.0f-0', tonumber(ms) + 1) end
+id = redis.call('XADD', KEYS[1], id, 'r', ARGV[2])
 redis.call('SET', KEYS[2], id)
+local keep, many = tonumber(ARGV[1]), tonumber(ARGV[4])
+if redis.call('XLEN', KEYS[1]) > keep + many then
+  local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', many + 1)
+  redis.call('SET', KEYS[3], first[many][1])
+  redis.call('XTRIM', KEYS[1], 'MINID', first[many + 1][1])
+end
 return id";
+
+/// `KEYS`: the stream, and the last entry that was removed. `ARGV`: the last one to remove, and the next possible id.
+const FORGET: &str = "\
+redis.call('XTRIM', KEYS[1], 'MINID', ARGV[2])
+redis.call('SET', KEYS[2], ARGV[1])
+return 0";
 
 /// What was appended together.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +71,18 @@ pub struct SharedLog {
     stream: String,
     head: String,
     release: String,
+    forgotten: String,
+}
+
+/// What the shared log says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The last entry; 0: there is none.
+    pub stamp: Stamp,
+    /// The last entry that is not in the stream any more; 0: there is none.
+    pub forgotten: Stamp,
+    /// The release that all servers should serve.
+    pub release: Option<String>,
 }
 
 impl SharedLog {
@@ -58,8 +90,9 @@ impl SharedLog {
     pub fn new(nodes: Arc<Nodes>, prefix: &str) -> Self {
         // One tag: they are read and written together.
         let start = format!("{prefix}:{{log}}");
-        let (head, release) = (format!("{start}:head"), format!("{start}:release"));
-        Self { nodes, stream: start, head, release }
+        let key = |name: &str| format!("{start}:{name}");
+        let (head, release, forgotten) = (key("head"), key("release"), key("forgotten"));
+        Self { nodes, stream: start, head, release, forgotten }
     }
 
     /// Appends `records` as one entry behind `after`. It is as durable as Redis keeps it.
@@ -70,8 +103,8 @@ impl SharedLog {
         let bytes = encode_records(records)
             .map_err(|n| RedisError::Refused(format!("a record of {n} bytes is too long")))?;
         let mut cmd = ::redis::cmd("EVAL");
-        cmd.arg(APPEND).arg(2).arg(&self.stream).arg(&self.head);
-        cmd.arg(STREAM_ENTRIES).arg(bytes).arg(id_of(after));
+        cmd.arg(APPEND).arg(3).arg(&self.stream).arg(&self.head).arg(&self.forgotten);
+        cmd.arg(STREAM_ENTRIES).arg(bytes).arg(id_of(after)).arg(TRIMMED);
         let command = Command::new(&self.stream, &cmd);
         let value = self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT)?;
         text_of(&value)
@@ -79,19 +112,20 @@ impl SharedLog {
             .ok_or_else(|| RedisError::Malformed(format!("{value:?} is not the id of an entry")))
     }
 
-    /// The place of the last entry, and the name of the release to serve, if one is set.
+    /// Where it ends and begins, and the release to serve.
     ///
     /// # Errors
     /// If Redis does not answer by `until`.
-    pub fn head(&self, until: Instant) -> Result<(Stamp, Option<String>), RedisError> {
+    pub fn head(&self, until: Instant) -> Result<Head, RedisError> {
         let mut cmd = ::redis::cmd("MGET");
-        cmd.arg(&self.head).arg(&self.release);
+        cmd.arg(&self.head).arg(&self.forgotten).arg(&self.release);
         let value = self.nodes.run_one(Command::new(&self.head, &cmd), until)?;
         let Value::Array(values) = value else {
             return Err(RedisError::Malformed(format!("{} and {}", self.head, self.release)));
         };
         let text = |i: usize| values.get(i).and_then(text_of);
-        Ok((text(0).and_then(|id| stamp_of(&id)).unwrap_or(0), text(1)))
+        let stamp = |i: usize| text(i).and_then(|id| stamp_of(&id)).unwrap_or(0);
+        Ok(Head { stamp: stamp(0), forgotten: stamp(1), release: text(2) })
     }
 
     /// Says which release all servers should serve.
@@ -119,8 +153,12 @@ impl SharedLog {
     /// # Errors
     /// If Redis does not answer.
     pub fn forget_until(&self, stamp: Stamp) -> Result<(), RedisError> {
-        let mut cmd = ::redis::cmd("XTRIM");
-        cmd.arg(&self.stream).arg("MINID").arg(id_of(stamp + 1));
+        if self.has_forgotten(stamp)? {
+            return Ok(());
+        }
+        let mut cmd = ::redis::cmd("EVAL");
+        cmd.arg(FORGET).arg(2).arg(&self.stream).arg(&self.forgotten);
+        cmd.arg(id_of(stamp)).arg(id_of(stamp + 1));
         let command = Command::new(&self.stream, &cmd);
         self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT).map(|_| ())
     }
@@ -130,20 +168,7 @@ impl SharedLog {
     /// # Errors
     /// If Redis does not answer.
     pub fn has_forgotten(&self, stamp: Stamp) -> Result<bool, RedisError> {
-        let mut cmd = ::redis::cmd("XINFO");
-        cmd.arg("STREAM").arg(&self.stream);
-        let command = Command::new(&self.stream, &cmd);
-        let value = match self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT) {
-            // There is no stream yet.
-            Err(RedisError::Refused(_)) => return Ok(false),
-            value => value?,
-        };
-        let Value::Array(pairs) = value else { return Ok(false) };
-        let deleted = pairs
-            .chunks(2)
-            .find(|pair| text_of(&pair[0]).is_some_and(|name| name == "max-deleted-entry-id"));
-        let deleted = deleted.and_then(|pair| stamp_of(&text_of(pair.get(1)?)?));
-        Ok(deleted.is_some_and(|deleted| deleted > stamp))
+        Ok(self.head(Instant::now() + APPEND_TIMEOUT)?.forgotten > stamp)
     }
 }
 
@@ -190,28 +215,44 @@ impl Follower {
         }
         cmd.arg("STREAMS").arg(stream).arg(id_of(after));
         let value: Value = cmd.query(connection).map_err(failed)?;
-        entries_of(&value)
-            .ok_or_else(|| RedisError::Malformed(format!("{stream} is not a shared log")))
+        entries_of(&value, stream)
     }
 }
 
-/// The entries in the answer to `XREAD` of one stream.
-fn entries_of(value: &Value) -> Option<Vec<Entry>> {
-    let Value::Array(streams) = value else { return Some(Vec::new()) };
-    let Value::Array(stream) = streams.first()? else { return None };
-    let Value::Array(entries) = stream.get(1)? else { return None };
+/// The entries in the answer to `XREAD` of one stream. What somebody else has written there and cannot be read counts, and
+/// says nothing; what another version of Cascade has written is not passed over.
+fn entries_of(value: &Value, stream: &str) -> Result<Vec<Entry>, RedisError> {
+    let malformed = || RedisError::Malformed(format!("{stream} is not a shared log"));
+    let Value::Array(streams) = value else { return Ok(Vec::new()) };
+    let entries = match streams.first() {
+        Some(Value::Array(stream)) => stream.get(1),
+        _ => None,
+    };
+    let Some(Value::Array(entries)) = entries else { return Err(malformed()) };
     let entry = |entry: &Value| {
-        let Value::Array(parts) = entry else { return None };
-        let [id, Value::Array(fields)] = parts.as_slice() else { return None };
-        let [Value::BulkString(name), Value::BulkString(bytes), ..] = fields.as_slice() else {
-            return None;
-        };
-        let (records, n_unreadable) = match name.as_slice() {
-            b"r" => (decode_records(bytes)?, 0),
-            b"set" => read_set(bytes),
+        let Value::Array(parts) = entry else { return Err(malformed()) };
+        let [id, Value::Array(fields)] = parts.as_slice() else { return Err(malformed()) };
+        let id = text_of(id).ok_or_else(malformed)?;
+        let stamp = stamp_of(&id).ok_or_else(|| {
+            RedisError::Malformed(format!("{id:?} in {stream} is not an id that fits"))
+        })?;
+        let (records, n_unreadable) = match fields.as_slice() {
+            [Value::BulkString(name), Value::BulkString(bytes), ..] if name == b"set" => {
+                read_set(bytes)
+            }
+            [Value::BulkString(name), Value::BulkString(bytes), ..] if name == b"r" => {
+                match decode_records(bytes) {
+                    Ok(records) => (records, 0),
+                    Err(DecodeError::Broken) => (Vec::new(), 1),
+                    Err(error @ DecodeError::Unknown) => {
+                        let what = format!("entry {id} of {stream}: {error}: update this server");
+                        return Err(RedisError::Malformed(what));
+                    }
+                }
+            }
             _ => (Vec::new(), 1),
         };
-        Some(Entry { stamp: stamp_of(&text_of(id)?)?, records, n_unreadable })
+        Ok(Entry { stamp, records, n_unreadable })
     };
     entries.iter().map(entry).collect()
 }

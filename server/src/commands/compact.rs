@@ -24,7 +24,9 @@ impl Compact {
             println!("{}", json!({ "users": compacted.n_users, "records": compacted.n_records }));
         } else {
             let (users, records) = (compacted.n_users, compacted.n_records);
-            println!("{records} records of {users} deleted users were taken out of the event log");
+            println!(
+                "{records} records of deleted users, under {users} names, were taken out of the event log"
+            );
         }
         Ok(Outcome::Done)
     }

@@ -1,14 +1,14 @@
 //! `cascade verify-features`: the log replayed, against the state that a server left.
 
-use anyhow::Context;
-use engine::config::Config;
+use anyhow::{Context, bail};
+use engine::config::{Config, StoreKind};
 use engine::state::{Keeps, State, read_snapshot};
 use featurestore::log::{EventLog, Position};
 use featurestore::plan::FeatureScratch;
 use featurestore::{EmbeddedStore, ItemId, Timestamp, UserId};
 use serde_json::json;
 
-use super::{Global, Outcome};
+use super::{Global, Outcome, UsageError};
 use crate::workspace::Workspace;
 
 /// Replay the log and compare with the live store, feature by feature.
@@ -25,6 +25,13 @@ const ITEMS_PER_USER: usize = 200;
 impl Verify {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
+        if workspace.config.store.kind == StoreKind::Redis {
+            bail!(UsageError(
+                "the features are in Redis: there is no state in the data folder to compare with the \
+                 log (with `store.kind = \"embedded\"` a server leaves one when it ends)"
+                    .into()
+            ));
+        }
         let release = workspace.shelf.open(&workspace.shelf.active()?)?;
         let live = read_snapshot(&workspace.config.data_dir, &release, Keeps::Everything)
             .context("there is no live state to compare with (a server leaves one when it ends)")?;

@@ -70,8 +70,22 @@ pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, JsonErro
 
 fn json_error(pointer: String, error: &serde_json::Error) -> JsonError {
     let is_syntax = error.classify() != Category::Data;
-    let message = with_nearest(error.to_string());
+    let message = error.to_string();
+    let message = if is_syntax { message } else { with_nearest(in_words(&message)) };
     JsonError { is_syntax, fault: Fault::new(if is_syntax { "" } else { &pointer }, message) }
+}
+
+/// What serde says is wrong with a value, without its names of types, and without line and column: a pointer tells the place.
+fn in_words(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(message, _)| message);
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.into() };
+    let expected = match expected {
+        "f32" | "f64" => "a number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        name if name.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 impl From<JsonError> for Problem {
@@ -241,6 +255,11 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_placed() {
+        assert_eq!(
+            error(r#"{"counts": [-1]}"#).fault.message,
+            "invalid value: integer `-1`, expected a whole number from 0 on"
+        );
+        assert_eq!(error("7").fault.message, "invalid type: integer `7`, expected an object");
         assert_eq!(error(r#"{"counts": [1, "x"]}"#).fault.pointer, "/counts/1");
         assert_eq!(error(r#"{"counts": [-1]}"#).fault.pointer, "/counts/0");
     }

@@ -127,8 +127,8 @@ impl Kind {
     fn read(self, store: &EmbeddedStore, id: &str) -> Option<Entity> {
         store.view(|view| {
             let entities = self.entities(view);
-            let number = entities.names().get(id)?;
-            self.describe(entities, number)
+            // Of users who are one, what is known of the one that they are.
+            self.describe(entities, entities.find(id)?)
         })
     }
 

@@ -3,6 +3,7 @@
 use actix_web::{HttpResponse, web};
 use engine::state::log_folder;
 use featurestore::Timestamp;
+use featurestore::history::user_name;
 use featurestore::log::{EventLog, Position, Record, ScanError};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -40,18 +41,20 @@ struct Trace {
     first: Option<Timestamp>,
 }
 
-/// The events of the user called `id` in the log of `engine`, without those before an earlier erasure. Cost: a pass over
-/// the log.
-fn trace(engine: &Engine, id: &str) -> Result<Trace, ScanError> {
+/// The events of the user who is called by all of `names` in the log of `engine`, without those before an earlier erasure.
+/// Cost: a pass over the log.
+fn trace(engine: &Engine, names: &[String]) -> Result<Trace, ScanError> {
     let mut trace = Trace::default();
     for record in EventLog::reader(&log_folder(&engine.config.data_dir), Position::START)? {
         match record? {
-            Record::Event(event) if event.user.as_deref() == Some(id) => {
+            Record::Event(event) if user_name(&event).is_some_and(|name| names.contains(&name)) => {
                 trace.n_events += 1;
                 let first = trace.first.map_or(event.time, |first| first.min(event.time));
                 trace.first = Some(first);
             }
-            Record::DeleteUser { id: deleted } if *deleted == *id => trace = Trace::default(),
+            Record::DeleteUser { id } if names.iter().any(|name| **name == *id) => {
+                trace = Trace::default();
+            }
             _ => {}
         }
     }
@@ -74,8 +77,16 @@ fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
         return Err(Kind::Users.not_found(id));
     }
     let failed = |error: &dyn std::error::Error| Problem::internal(with_causes(error));
-    let trace = trace(engine, id).map_err(|e| failed(&e))?;
     let user = Request::user_named(&pipeline, Some(id.to_owned()));
+    // Users who were merged are one, and erased as one.
+    let (id, names) = pipeline.store().view(|view| {
+        let number = user.map(|user| user.0);
+        let names = number.map(|number| view.users().names_of(number)).unwrap_or_default();
+        let names: Vec<String> = names.into_iter().map(String::from).collect();
+        (names.first().cloned().unwrap_or_else(|| id.to_owned()), names)
+    });
+    let id = id.as_str();
+    let trace = trace(engine, &names).map_err(|e| failed(&e))?;
     let n_features = user.map_or(0, |user| pipeline.n_known_items(user));
     // Once before, to count it: after the change every server does it by itself; and once after, for what came in between.
     let (n_impressions, n_lists) = engine.erase_files_of(id).map_err(|e| failed(&e))?;

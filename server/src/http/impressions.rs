@@ -104,6 +104,8 @@ enum Message {
     Impression(Box<Impression>),
     /// Everything is to be in the files when this is answered.
     Flush(SyncSender<()>),
+    /// What is too old on this day is to be removed.
+    RemoveOld(String),
     /// Everything of these users, named as [`Impression::user`] does, is to be removed; answered is how much that was.
     Erase(Vec<String>, SyncSender<io::Result<usize>>),
 }
@@ -123,21 +125,15 @@ pub(super) struct ImpressionLog {
 }
 
 impl ImpressionLog {
-    /// Starts the log in the folder `dir`; files whose day is longer ago than `keep` are removed. `dropped` counts what
-    /// was not written.
+    /// Starts the log in the folder `dir`. Files whose day is longer than `keep` ago are removed when a day begins, and when
+    /// [`remove_old`](Self::remove_old) says so. `dropped` counts what was not written.
     ///
     /// # Errors
     /// If the folder cannot be made, or the system refuses a thread.
-    pub(super) fn start(
-        dir: &Path,
-        keep: Span,
-        now: Timestamp,
-        dropped: Counter,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(dir: &Path, keep: Span, dropped: Counter) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (queue, messages) = sync_channel(QUEUE);
         let mut writer = Writer { dir: dir.into(), keep, day: None, dropped: dropped.clone() };
-        writer.remove_old(&day_of(now));
         let writer = std::thread::Builder::new()
             .name("impressions".into())
             .spawn(move || writer.run(&messages))
@@ -220,6 +216,15 @@ impl ImpressionLog {
         erased.unwrap_or_else(|| Err(io::Error::other("the impression log is closed")))
     }
 
+    /// Has the files removed that are too old at `now`. To be called by a server that may use the folder.
+    pub(super) fn remove_old(&self, now: Timestamp) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queue.as_ref() {
+            // If too many are waiting, the next day does it.
+            let _ = queue.try_send(Message::RemoveOld(day_of(now)));
+        }
+    }
+
     /// Writes what is waiting; later impressions are dropped.
     pub(super) fn close(&self) {
         drop(self.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -253,6 +258,7 @@ impl Writer {
                     self.flush();
                     let _ = reply.send(());
                 }
+                Ok(Message::RemoveOld(today)) => self.remove_old(&today),
                 Ok(Message::Erase(users, reply)) => {
                     let _ = reply.send(self.erase(&users));
                 }
@@ -356,15 +362,14 @@ mod tests {
         }
     }
 
-    fn start(dir: &Path, now: &str) -> ImpressionLog {
-        let now = Timestamp::parse(now).unwrap();
-        ImpressionLog::start(dir, Span::days(30), now, Counter::default()).unwrap()
+    fn start(dir: &Path) -> ImpressionLog {
+        ImpressionLog::start(dir, Span::days(30), Counter::default()).unwrap()
     }
 
     #[test]
     fn impressions_are_lines_in_the_file_of_their_day() {
         let dir = tempfile::tempdir().unwrap();
-        let log = start(dir.path(), "2024-02-28");
+        let log = start(dir.path());
         log.offer(impression("2024-02-28T23:59:59Z"));
         log.offer(impression("2024-02-29T00:00:00Z"));
         log.close();
@@ -383,7 +388,11 @@ mod tests {
         for name in ["2024-01-01.jsonl", "2024-02-20.jsonl", "notes.txt"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        start(dir.path(), "2024-02-28").close();
+        start(dir.path()).close();
+        assert_eq!(days(dir.path()).len(), 2, "a server that is not let in leaves them alone");
+        let log = start(dir.path());
+        log.remove_old(Timestamp::parse("2024-02-28").unwrap());
+        log.close();
         assert_eq!(days(dir.path()), ["2024-02-20".to_owned()].into());
         assert!(dir.path().join("notes.txt").exists());
     }

@@ -40,8 +40,11 @@ use super::problem::Problem;
 use super::served::Served;
 use crate::causes::with_causes;
 
-/// How often it is looked whether there are new lists.
-const LOOK_FOR_LISTS: Duration = Duration::from_secs(5);
+/// How often it is looked whether there are new lists, or another release was activated.
+const LOOK_AT_FILES: Duration = Duration::from_secs(2);
+
+/// After this, a release that other servers serve and this one could not is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether somebody has done something with items that the release has no vector of.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
@@ -102,6 +105,8 @@ pub(super) struct Engine {
     replica: OnceLock<Arc<Replica>>,
     /// Held while a release is activated.
     activation: Mutex<()>,
+    /// Held while the catalogue is read, changed and written to the shared log.
+    changing: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
     /// By placement, with the time at which their file was written.
     lists: RwLock<BTreeMap<String, (SystemTime, Arc<StoredLists>)>>,
@@ -191,7 +196,6 @@ impl Engine {
         let impressions = ImpressionLog::start(
             &config.data_dir.join("impressions"),
             server.keep_impressions,
-            clock.now(),
             metrics.impressions_dropped.clone(),
         )?;
         let pages = PageTokens::open(&config.data_dir).with_context(|| {
@@ -214,6 +218,7 @@ impl Engine {
             ingest: Mutex::new(None),
             replica: OnceLock::new(),
             activation: Mutex::new(()),
+            changing: Mutex::new(()),
             syncer: Mutex::new(None),
             lists: RwLock::default(),
             config: config.clone(),
@@ -232,10 +237,15 @@ impl Engine {
             StoreKind::Embedded => self.load_alone(&id, release)?,
             StoreKind::Redis => self.load_together(&release)?,
         }
+        self.impressions.remove_old(self.clock.now());
         if let Some(pipeline) = self.active() {
             self.recall_served(&pipeline);
         }
-        self.repeat("stored-lists", LOOK_FOR_LISTS, Self::read_lists)?;
+        self.repeat("stored-lists", LOOK_AT_FILES, Self::read_lists)?;
+        if self.replica().is_none() {
+            let known = Mutex::new(self.shelf.active()?);
+            self.repeat("shelf", LOOK_AT_FILES, move |engine| engine.follow_shelf(&known))?;
+        }
         self.repeat("newer-items", LEARN_EVERY, |engine| {
             engine.active().map(|pipeline| pipeline.learn_newer());
         })?;
@@ -276,7 +286,7 @@ impl Engine {
         self.swap(pipeline);
         replica.announce_first_release(&release.manifest.id)?;
         let (engine, other) = (Arc::downgrade(self), Arc::downgrade(self));
-        let refused = Mutex::new(String::new());
+        let refused = Arc::new(Mutex::new(String::new()));
         let release = move |id: &str| {
             if let Some(engine) = engine.upgrade() {
                 engine.follow_release(id, &refused);
@@ -297,24 +307,51 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves the release that another server was told to serve. One that is refused is tried again when another id was
-    /// announced in between.
-    fn follow_release(self: &Arc<Self>, id: &str, refused: &Mutex<String>) {
+    /// Serves the release that another server was told to serve. `tried`: the one that is being tried; one that is refused is
+    /// tried again after a while.
+    fn follow_release(self: &Arc<Self>, id: &str, tried: &Arc<Mutex<String>>) {
         let serves = self.active().is_some_and(|active| active.release().manifest.id == id);
-        let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
-        if serves || *refused == id {
+        let mut now_tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if serves || *now_tried == id {
             return;
         }
         // The follower, which this is called by, must go on meanwhile.
-        refused.clear();
-        refused.push_str(id);
-        let (engine, id) = (self.clone(), id.to_owned());
-        std::thread::spawn(move || match engine.put_into_service(&id) {
-            Ok(()) => eprintln!("release {id} is served, as the other servers do"),
-            Err(error) => {
-                eprintln!("error: release {id} is not served: {}", with_causes(&error));
+        now_tried.clear();
+        now_tried.push_str(id);
+        let (engine, id, tried) = (self.clone(), id.to_owned(), tried.clone());
+        std::thread::spawn(move || {
+            match engine.put_into_service(&id) {
+                Ok(()) => eprintln!("release {id} is served, as the other servers do"),
+                Err(error) => {
+                    eprintln!("error: release {id} is not served: {}", with_causes(&error));
+                    std::thread::sleep(TRY_AGAIN);
+                }
+            }
+            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+            if *tried == id {
+                tried.clear();
             }
         });
+    }
+
+    /// Serves the release that the shelf names as active, if that has changed since `known`: `cascade releases activate` does
+    /// so beside a server.
+    fn follow_shelf(&self, known: &Mutex<String>) {
+        let Ok(id) = self.shelf.active() else { return };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == id {
+            return;
+        }
+        known.clone_from(&id);
+        if self.active().is_none_or(|active| active.release().manifest.id == id) {
+            return;
+        }
+        match self.put_into_service(&id) {
+            Ok(()) => eprintln!("release {id} is served, which is active now"),
+            Err(error) => {
+                eprintln!("error: release {id} is active, and not served: {}", with_causes(&error));
+            }
+        }
     }
 
     /// Waits until everything is taken in that any server has acknowledged by now. `false` if that takes too long.
@@ -355,7 +392,9 @@ impl Engine {
             drop(log);
             let compacted = compact_log(&self.config.data_dir)?;
             let (users, records) = (compacted.n_users, compacted.n_records);
-            eprintln!("{records} records of {users} deleted users were taken out of the log");
+            eprintln!(
+                "{records} records of deleted users, under {users} names, were taken out of the log"
+            );
             log = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?.0;
         }
         Ok(log)
@@ -413,7 +452,10 @@ impl Engine {
     ) -> Result<T, Problem> {
         if let Some(replica) = self.replica.get() {
             // Two servers that change the same thing at once do so one after the other, in any order.
-            self.catch_up(Instant::now() + CATCH_UP);
+            let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.catch_up(Instant::now() + CATCH_UP) {
+                return Err(IngestError::from(ReplicaError::Late).into());
+            }
             let (records, result) = change(self.pipeline()?.store())?;
             if !records.is_empty() {
                 replica.append(records).map_err(IngestError::from)?;
