@@ -178,3 +178,24 @@ fn requests_that_make_no_sense_are_answered_as_problems() {
     assert_eq!(taken["errors"][0]["index"], 1, "{taken}");
     assert_is_a_list_of(&recommend(&server, "u1", 10), 10);
 }
+
+#[test]
+fn a_release_that_is_activated_beside_a_server_is_served() {
+    let project = Project::trained(&Shop::default());
+    project.configure("training.seed", 8);
+    project.run(["train"]);
+    let server = project.serve();
+    let served = || server.get("/health/ready").json()["release"].as_str().map(str::to_owned);
+    let first = served();
+    let releases = project.run(["releases", "list", "--json"]).done().json();
+    let ids = releases["releases"].as_array().expect("a shelf").iter();
+    let other =
+        ids.filter_map(|release| release["id"].as_str()).find(|id| first.as_deref() != Some(id));
+    let other = other.expect("there are two").to_owned();
+    project.run(["releases", "activate", &other]).done();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while served().as_ref() != Some(&other) {
+        assert!(std::time::Instant::now() < until, "{other} is active, and {first:?} is served");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
