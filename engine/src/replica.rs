@@ -37,6 +37,9 @@ use making::{Making, note, reapply};
 /// How long an append waits until its entry has come back and is in the features.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long the activation of a release waits until everything is taken in that its state knows.
+const ACTIVATE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How long a follower waits for an entry before it looks after other things.
 const POLL: Duration = Duration::from_millis(250);
 
@@ -216,7 +219,7 @@ impl Replica {
             me,
             live: Mutex::new(Live { state, ids }),
             features: RwLock::new(features),
-            is_behind: AtomicBool::new(false),
+            is_behind: AtomicBool::new(true),
             reached: Mutex::new(reached),
             has_moved: Condvar::new(),
             kept: Mutex::new(None),
@@ -333,16 +336,25 @@ impl Replica {
         if !warm_up(&pipeline) {
             return Ok(None);
         }
-        // What came meanwhile is taken in before anything else does: most of it before the others have to wait.
-        let mut follower = Follower::new(self.log.clone());
-        let known = lock(&self.live).state.followed();
-        self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
-        let mut live = lock(&self.live);
-        let known = live.state.followed();
-        self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
-        *live = Live { state, ids };
-        *self.features.write().unwrap_or_else(PoisonError::into_inner) = features;
-        Ok(Some(pipeline))
+        // What came meanwhile is taken in before anything else does: most of it before the others have to wait. The follower
+        // must have taken in what the new state knows, since it tells those who wait for it.
+        let (mut follower, until) =
+            (Follower::new(self.log.clone()), Instant::now() + ACTIVATE_TIMEOUT);
+        while Instant::now() < until && !self.is_stopped() {
+            let known = lock(&self.live).state.followed();
+            self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
+            let mut live = lock(&self.live);
+            let known = live.state.followed();
+            if known >= state.followed() {
+                self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
+                *live = Live { state, ids };
+                *self.features.write().unwrap_or_else(PoisonError::into_inner) = features;
+                return Ok(Some(pipeline));
+            }
+            drop(live);
+            thread::sleep(REST);
+        }
+        Err(ReplicaError::Late)
     }
 
     /// Takes the entries up to `last` into `state` and `features`, and none behind it.
@@ -404,6 +416,11 @@ impl Replica {
         }
     }
 
+    /// Whether the features in Redis may lack something that the state knows.
+    fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::SeqCst)
+    }
+
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::SeqCst)
     }
@@ -418,7 +435,17 @@ impl Replica {
                 // After a failure it is looked again at once: entries may have gone meanwhile.
                 looked_at = looked.is_ok().then(Instant::now);
             }
-            let result = looked.and_then(|()| self.follow_on(&mut follower, &listeners.deleted));
+            let result = looked.and_then(|()| match self.is_behind() {
+                true => Ok(()),
+                false => self.follow_on(&mut follower, &listeners.deleted),
+            });
+            if self.is_stopped() {
+                return;
+            }
+            if result.is_ok() && self.is_behind() {
+                looked_at = None;
+                thread::sleep(REST);
+            }
             if let Err(error) = result {
                 let error = error.to_string();
                 if error != last_error {
@@ -486,31 +513,42 @@ impl Replica {
     /// so it fails only if the server ends.
     fn fold(
         &self,
-        features: &RedisStore,
+        features: &Arc<RedisStore>,
         noted: &[Change],
         last: Stamp,
     ) -> Result<(), ReplicaError> {
         let mut last_error = String::new();
-        while let Err(error) = features.apply_until(noted, last) {
-            if self.is_stopped() {
-                return Err(ReplicaError::Stopped);
+        while !self.is_stopped() {
+            // Another release was put into service, with features that know all that is in the state.
+            if !Arc::ptr_eq(&self.features(), features) {
+                return Ok(());
             }
-            let is_malformed = matches!(error, RedisError::Malformed(_));
-            let error = error.to_string();
-            if error != last_error {
-                eprintln!("error: events do not come into Redis for now: {error}");
+            // Nothing is folded over a gap. What closes it brings `noted` along.
+            let result = match self.is_behind() {
+                true => self.renew_generation(),
+                false => features.apply_until(noted, last).map_err(ReplicaError::from),
+            };
+            match result {
+                Ok(()) if !self.is_behind() => return Ok(()),
+                Ok(()) => {}
+                Err(error) => {
+                    let words = error.to_string();
+                    if words != last_error {
+                        eprintln!("error: events do not come into Redis for now: {words}");
+                    }
+                    last_error = words;
+                    self.nodes.maintain();
+                    // Redis may have lost something, and what cannot be read is made anew.
+                    self.is_behind.store(true, Ordering::SeqCst);
+                    if matches!(error, ReplicaError::Redis(RedisError::Malformed(_))) {
+                        // If it fails, what is there is still malformed the next time.
+                        let _ = features.discard();
+                    }
+                }
             }
-            last_error = error;
-            self.nodes.maintain();
             thread::sleep(REST);
-            // What cannot be read is made anew.
-            let discarded = if is_malformed { features.discard() } else { Ok(()) };
-            let renewed = discarded.map_err(ReplicaError::from);
-            if let Err(error) = renewed.and_then(|()| self.renew_generation()) {
-                last_error = error.to_string();
-            }
         }
-        Ok(())
+        Err(ReplicaError::Stopped)
     }
 
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
@@ -530,7 +568,7 @@ impl Replica {
         let features = self.features();
         match features.generation()? {
             Some(generation) if generation.name == features.generation_name() => {
-                if !self.is_behind.load(Ordering::SeqCst) {
+                if !self.is_behind() {
                     return Ok(());
                 }
             }
@@ -547,6 +585,9 @@ impl Replica {
         }
         let is_whole = {
             let live = lock(&self.live);
+            if !Arc::ptr_eq(&self.features(), &features) {
+                return Ok(());
+            }
             let outcomes = lock(&self.reached).outcomes.clone();
             reapply(&self.log, &features, &live.state, &outcomes)?
         };
@@ -615,6 +656,12 @@ impl Replica {
             match follower.next(at, wait) {
                 Ok(entries) => {
                     for entry in entries {
+                        // An empty one may stand for those that Redis has lost.
+                        if entry.records.is_empty()
+                            && self.log.has_forgotten(at).map_err(|e| in_words(&e))?
+                        {
+                            return Err(ReplicaError::Behind { log: folder }.to_string());
+                        }
                         log.append_followed(&entry.records, entry.stamp)
                             .map_err(|e| in_words(&e))?;
                         at = entry.stamp;

@@ -47,21 +47,24 @@ impl Making<'_> {
         let features =
             RedisStore::new(plan, &plan_name(release), store, self.nodes.clone(), self.settings);
         let schema = release.config.schema();
-        match features.generation()? {
-            Some(generation) if generation.n_own == state.n_own() => {
-                features.use_generation(&generation);
-                // All servers may have died when an event was in the log and not in Redis.
-                if features.applied()? < state.followed() {
-                    self.load(&features, &schema, keep)?;
+        loop {
+            match features.generation()? {
+                Some(generation) if generation.n_own == state.n_own() => {
+                    features.use_generation(&generation);
+                    // All servers may have died when an event was in the log and not in Redis, and another server that
+                    // makes them may know less than this one.
+                    if features.applied()? >= state.followed() {
+                        return Ok(features);
+                    }
                 }
+                Some(generation) if generation.n_own > state.n_own() => {
+                    let (n_own, n_loaded) = (state.n_own(), generation.n_own);
+                    return Err(ReplicaError::OtherLog { log, n_own, n_loaded });
+                }
+                _ => {}
             }
-            Some(generation) if generation.n_own > state.n_own() => {
-                let (n_own, n_loaded) = (state.n_own(), generation.n_own);
-                return Err(ReplicaError::OtherLog { log, n_own, n_loaded });
-            }
-            _ => self.load(&features, &schema, keep)?,
+            self.load(&features, &schema, keep)?;
         }
-        Ok(features)
     }
 
     /// Puts what the log says into Redis, or waits while another server does.

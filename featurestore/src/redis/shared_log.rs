@@ -34,9 +34,11 @@ const READ_GRACE: Duration = Duration::from_secs(1);
 const APPEND: &str = "\
 if ARGV[3] ~= '0-0' and redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XADD', KEYS[1], ARGV[3], 'r', '')
+  redis.call('SET', KEYS[3], ARGV[3])
 end
 local id = '*'
-local ms, n = string.match(redis.call('GET', KEYS[2]) or '0-0', '(%d+)-(%d+)')
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local ms, n = string.match(last and last[1] or '0-0', '(%d+)-(%d+)')
 if tonumber(n) > 60000 then id = string.format('%.0f-0', tonumber(ms) + 1) end
 id = redis.call('XADD', KEYS[1], id, 'r', ARGV[2])
 redis.call('SET', KEYS[2], id)

@@ -35,30 +35,46 @@ struct Erased {
 }
 
 /// What the log tells of a user.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Trace {
     n_events: usize,
     first: Option<Timestamp>,
 }
 
-/// The events of the user who is called by all of `names` in the log of `engine`, without those before an earlier erasure.
-/// Cost: a pass over the log.
+/// The events of the user who is called by all of `names` in the log of `engine`, without those before an earlier erasure of
+/// whoever was called so then. Cost: a pass over the log.
 fn trace(engine: &Engine, names: &[String]) -> Result<Trace, ScanError> {
-    let mut trace = Trace::default();
+    // What was said under each name, and the name that stands for it.
+    let mut traces = vec![Trace::default(); names.len()];
+    let mut stands_for: Vec<usize> = (0..names.len()).collect();
+    let place = |name: &str| names.iter().position(|known| known == name);
     for record in EventLog::reader(&log_folder(&engine.config.data_dir), Position::START)? {
         match record? {
-            Record::Event(event) if user_name(&event).is_some_and(|name| names.contains(&name)) => {
-                trace.n_events += 1;
-                let first = trace.first.map_or(event.time, |first| first.min(event.time));
-                trace.first = Some(first);
+            Record::Event(event) => {
+                let Some(i) = user_name(&event).and_then(|name| place(&name)) else { continue };
+                traces[i].n_events += 1;
+                let first = traces[i].first.map_or(event.time, |first| first.min(event.time));
+                traces[i].first = Some(first);
             }
-            Record::DeleteUser { id } if names.iter().any(|name| **name == *id) => {
-                trace = Trace::default();
+            Record::MergeUser { from, into } => {
+                let (Some(from), Some(into)) = (place(&from), place(&into)) else { continue };
+                let (from, into) = (stands_for[from], stands_for[into]);
+                let merged = stands_for.iter_mut().filter(|name| **name == from);
+                merged.for_each(|name| *name = into);
+            }
+            Record::DeleteUser { id } => {
+                let Some(deleted) = place(&id) else { continue };
+                let of_deleted = traces.iter_mut().zip(&stands_for);
+                let of_deleted = of_deleted.filter(|(_, name)| **name == deleted);
+                of_deleted.for_each(|(trace, _)| *trace = Trace::default());
             }
             _ => {}
         }
     }
-    Ok(trace)
+    Ok(Trace {
+        n_events: traces.iter().map(|trace| trace.n_events).sum(),
+        first: traces.iter().filter_map(|trace| trace.first).min(),
+    })
 }
 
 /// `DELETE /v1/users/{id}`.

@@ -166,6 +166,15 @@ pub(super) enum IngestError {
     Shared(#[from] ReplicaError),
 }
 
+/// What an activation does with the shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shelving {
+    /// The release is the active one from now on.
+    Noted,
+    /// The shelf said so already, and may say something else by now.
+    Left,
+}
+
 impl From<IngestError> for Problem {
     fn from(error: IngestError) -> Self {
         let detail = with_causes(&error);
@@ -243,7 +252,7 @@ impl Engine {
         }
         self.repeat("stored-lists", LOOK_AT_FILES, Self::read_lists)?;
         if self.replica().is_none() {
-            let known = Mutex::new(self.shelf.active()?);
+            let known = Mutex::new(id);
             self.repeat("shelf", LOOK_AT_FILES, move |engine| engine.follow_shelf(&known))?;
         }
         self.repeat("newer-items", LEARN_EVERY, |engine| {
@@ -320,7 +329,7 @@ impl Engine {
         now_tried.push_str(id);
         let (engine, id, tried) = (self.clone(), id.to_owned(), tried.clone());
         std::thread::spawn(move || {
-            match engine.put_into_service(&id) {
+            match engine.put_into_service(&id, Shelving::Noted) {
                 Ok(()) => eprintln!("release {id} is served, as the other servers do"),
                 Err(error) => {
                     eprintln!("error: release {id} is not served: {}", with_causes(&error));
@@ -346,10 +355,12 @@ impl Engine {
         if self.active().is_none_or(|active| active.release().manifest.id == id) {
             return;
         }
-        match self.put_into_service(&id) {
+        match self.put_into_service(&id, Shelving::Left) {
             Ok(()) => eprintln!("release {id} is served, which is active now"),
             Err(error) => {
                 eprintln!("error: release {id} is active, and not served: {}", with_causes(&error));
+                std::thread::sleep(TRY_AGAIN);
+                known.clear();
             }
         }
     }
@@ -488,21 +499,21 @@ impl Engine {
     /// # Errors
     /// If anything is wrong with it; the one in service stays.
     pub(super) fn activate(&self, id: &str) -> Result<(), ActivateError> {
-        self.put_into_service(id)?;
+        self.put_into_service(id, Shelving::Noted)?;
         if let Some(replica) = self.replica.get() {
             replica.announce_release(id)?;
         }
         Ok(())
     }
 
-    fn put_into_service(&self, id: &str) -> Result<(), ActivateError> {
+    fn put_into_service(&self, id: &str, shelving: Shelving) -> Result<(), ActivateError> {
         let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
         let release = Arc::new(self.shelf.open(id)?);
         if let Some(replica) = self.replica.get() {
             let warm_up = |pipeline: &Pipeline| self.warm_up(pipeline).is_ok();
             let pipeline = replica.activate(&release, warm_up)?;
             let pipeline = pipeline.ok_or_else(|| ActivateError::SelfTest(id.to_owned()))?;
-            self.shelf.activate(id)?;
+            self.note_active(id, shelving)?;
             self.swap(pipeline);
             return Ok(());
         }
@@ -510,12 +521,19 @@ impl Engine {
         match shared {
             Some(pipeline) => {
                 self.warm_up(&pipeline)?;
-                self.shelf.activate(id)?;
+                self.note_active(id, shelving)?;
                 self.swap(pipeline);
             }
-            None => self.activate_with_new_state(&release)?,
+            None => self.activate_with_new_state(&release, shelving)?,
         }
         Ok(())
+    }
+
+    fn note_active(&self, id: &str, shelving: Shelving) -> Result<(), ShelfError> {
+        match shelving {
+            Shelving::Noted => self.shelf.activate(id),
+            Shelving::Left => Ok(()),
+        }
     }
 
     /// `release` with the state in service, if that remembers what it needs.
@@ -530,7 +548,11 @@ impl Engine {
     }
 
     /// Folds the log anew for `release`, most of it while events go on coming in.
-    fn activate_with_new_state(&self, release: &Arc<Release>) -> Result<(), ActivateError> {
+    fn activate_with_new_state(
+        &self,
+        release: &Arc<Release>,
+        shelving: Shelving,
+    ) -> Result<(), ActivateError> {
         let mut state = State::empty(release, Keeps::Everything);
         let records = match &*self.lock_ingest() {
             Some(ingest) => ingest.log.scan(Position::START)?,
@@ -540,7 +562,7 @@ impl Engine {
         state.check_items(release, &self.log_folder())?;
         let pipeline = Arc::new(Pipeline::new(release.clone(), state.store().clone()));
         self.warm_up(&pipeline)?;
-        self.shelf.activate(&release.manifest.id)?;
+        self.note_active(&release.manifest.id, shelving)?;
         let mut ingest = self.lock_ingest();
         let Some(ingest) = &mut *ingest else { return Err(ActivateError::NotReady) };
         state.follow(ingest.log.scan(state.position())?)?;
