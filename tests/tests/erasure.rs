@@ -119,3 +119,28 @@ fn an_erased_user_is_not_in_redis_after_the_log_is_compacted() {
     let cold = server.post("/v1/recommend", &json!({ "user_id": USER, "dry_run": true })).json();
     assert!(cold["items"][0]["reasons"].to_string().contains("cold_user"), "{cold}");
 }
+
+#[test]
+fn users_who_were_merged_are_erased_as_one() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    let event = |who: &str, name: &str| {
+        let event = json!({ "type": "view", who: name, "item_id": "i5" });
+        assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+    };
+    // Erased before they were merged: not theirs any more.
+    event("user_id", "old");
+    server.put("/v1/users/old", &json!({ "fields": {} })).json();
+    server.delete("/v1/users/old").json();
+    (0..3).for_each(|_| event("user_id", "new"));
+    (0..2).for_each(|_| event("session_id", "visit"));
+    (0..4).for_each(|_| event("user_id", "old"));
+    server.post("/v1/users/new/merge", &json!({ "session_id": "visit" })).json();
+    server.post("/v1/users/new/merge", &json!({ "user_id": "old" })).json();
+    assert_eq!(server.get("/v1/users/old").json()["id"], "new");
+    let receipt = server.delete("/v1/users/old").json();
+    assert_eq!(receipt["erased"]["events"], 9, "{receipt}");
+    for name in ["old", "new"] {
+        assert_eq!(server.get(&format!("/v1/users/{name}")).status, 404, "{name}");
+    }
+}
