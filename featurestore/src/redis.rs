@@ -153,6 +153,12 @@ impl RedisStore {
         let (tail, base) = keys.user(&name);
         let command = Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base));
         let value = self.nodes.run_one(command, until)?;
+        if value == Value::Array(vec![Value::Nil, Value::Nil])
+            && self.generation_by(until)?.is_none_or(|it| it.name != keys.generation)
+        {
+            // That there is no value does not say that nothing is known.
+            return Err(RedisError::Lost);
+        }
         self.unpack_user(user, &tail, value)
     }
 

@@ -357,9 +357,14 @@ impl RedisStore {
     /// # Errors
     /// If Redis does not tell.
     pub fn generation(&self) -> Result<Option<Generation>, RedisError> {
+        self.generation_by(Instant::now() + ROUND_TRIP)
+    }
+
+    /// The same, by `until`.
+    pub(super) fn generation_by(&self, until: Instant) -> Result<Option<Generation>, RedisError> {
         let key = self.keys().loaded();
         let command = Command::new(&key, ::redis::cmd("GET").arg(&key));
-        let value = self.nodes.run_one(command, Instant::now() + ROUND_TRIP)?;
+        let value = self.nodes.run_one(command, until)?;
         Ok(text_of(&value).and_then(|text| Generation::parse(&text)))
     }
 

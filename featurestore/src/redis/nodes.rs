@@ -66,6 +66,9 @@ pub enum RedisError {
         /// The slot.
         slot: u16,
     },
+    /// The values that are read are not in Redis any more.
+    #[error("Redis has lost the features, or has others by now")]
+    Lost,
     /// None of the nodes has answered yet.
     #[error("no Redis answers at {0}")]
     Unreachable(String),
