@@ -104,6 +104,7 @@ impl Events {
             let per_second = self.ingest(&target, *batch).await?;
             results.push(result(&format!("events@batches_of_{batch}"), per_second, "1/s"));
         }
+        target.settle().await?;
         let (sent, asked) = target.visible(self.visible).await?;
         for (name, histogram) in [("acknowledged", &sent), ("visible", &asked)] {
             for (name_of, quantile) in [("p50", 0.5), ("p99", 0.99)] {
@@ -181,6 +182,20 @@ impl Target {
         let request = self.client.post(format!("{}/v1/events", self.url));
         let report: Report = serde_json::from_value(self.answer(request, &body).await?)?;
         Ok(report.accepted)
+    }
+
+    /// Waits until the server that is asked has taken in everything that was sent: as long as it has not, it says so.
+    async fn settle(&self) -> anyhow::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let request = self.client.post(format!("{}/v1/recommend", self.ask));
+            let answer = self.answer(request, &json!({ "n": 1, "dry_run": true })).await?;
+            if answer["degraded"] == json!([]) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{} does not catch up: {answer}", self.ask);
+            rt::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Sends an event of a new user and asks for a list, `n` times, one after the other. How long it takes until an event is
