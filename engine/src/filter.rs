@@ -6,6 +6,7 @@ use featurestore::entities::Column;
 use featurestore::schema::{FieldKind, nearest_name};
 use featurestore::{Entities, Timestamp, Value};
 use retrieval::item_set::ItemSet;
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 /// Most conditions of one filter.
@@ -168,7 +169,7 @@ impl Condition {
             column @ Column::Category { values, .. } => {
                 let wanted =
                     self.any_of.iter().flatten().filter_map(|v| values.0.get(&text_of(v)?));
-                let wanted: Vec<u32> = wanted.collect();
+                let wanted: FxHashSet<u32> = wanted.collect();
                 self.of_categories(n, column, &wanted)
             }
             Column::Number(numbers) => {
@@ -176,26 +177,27 @@ impl Condition {
                 self.of_numbers(n, items.kind(position), number)
             }
             Column::Vector(vectors) => {
-                self.of_others(n, |id| vectors.get(id).is_some_and(|v| !v.is_empty()), |_, _| false)
+                self.of_others(n, |id| vectors.get(id).is_some_and(|v| !v.is_empty()), |_| false)
             }
-            Column::Text(texts) => self.of_others(
-                n,
-                |id| texts.get(id).is_some_and(|text| !text.is_empty()),
-                |id, value| text_of(value).is_some_and(|value| *texts[id] == *value),
-            ),
+            Column::Text(texts) => {
+                let wanted: FxHashSet<String> =
+                    self.any_of.iter().flatten().filter_map(text_of).collect();
+                let is_there = |id: usize| texts.get(id).is_some_and(|text| !text.is_empty());
+                self.of_others(n, is_there, |id| wanted.contains(&*texts[id]))
+            }
         }
     }
 
-    fn of_categories(&self, n: usize, column: &Column, wanted: &[u32]) -> ItemSet {
+    fn of_categories(&self, n: usize, column: &Column, wanted: &FxHashSet<u32>) -> ItemSet {
         let Column::Category { first, more, .. } = column else { unreachable!("it has codes") };
         if let Some(exists) = self.exists {
             return ItemSet::from_fn(n, |id| {
                 (first[id] != featurestore::entities::NO_CODE) == exists
             });
         }
-        let mut holding = match wanted {
-            [one] => ItemSet::from_fn(n, |id| first[id] == *one),
-            several => ItemSet::from_fn(n, |id| several.contains(&first[id])),
+        let mut holding = match (wanted.len(), wanted.iter().next()) {
+            (1, Some(one)) => ItemSet::from_fn(n, |id| first[id] == *one),
+            _ => ItemSet::from_fn(n, |id| wanted.contains(&first[id])),
         };
         let further = more.iter().filter(|(_, codes)| codes.iter().any(|c| wanted.contains(c)));
         further.for_each(|(id, _)| holding.insert(featurestore::ItemId(*id)));
@@ -207,9 +209,11 @@ impl Condition {
             return ItemSet::from_fn(n, |id| number(id).is_nan() != exists);
         }
         if let Some(values) = &self.any_of {
-            let wanted: Vec<f64> =
-                values.iter().filter_map(|value| bound_of(kind, value)).collect();
-            return ItemSet::from_fn(n, |id| wanted.contains(&number(id)));
+            // By their bits, of which 0 has two forms.
+            let bits = |number: f64| (number + 0.0).to_bits();
+            let wanted = values.iter().filter_map(|value| bound_of(kind, value));
+            let wanted: FxHashSet<u64> = wanted.map(bits).collect();
+            return ItemSet::from_fn(n, |id| wanted.contains(&bits(number(id))));
         }
         let bound = |bound: &Option<Value>, open: f64| {
             bound.as_ref().and_then(|bound| bound_of(kind, bound)).unwrap_or(open)
@@ -222,13 +226,11 @@ impl Condition {
         &self,
         n: usize,
         is_there: impl Fn(usize) -> bool,
-        is: impl Fn(usize, &Value) -> bool,
+        is_wanted: impl Fn(usize) -> bool,
     ) -> ItemSet {
         match (self.exists, &self.any_of) {
             (Some(exists), _) => ItemSet::from_fn(n, |id| is_there(id) == exists),
-            (None, Some(values)) => {
-                ItemSet::from_fn(n, |id| is_there(id) && values.iter().any(|value| is(id, value)))
-            }
+            (None, Some(_)) => ItemSet::from_fn(n, |id| is_there(id) && is_wanted(id)),
             (None, None) => ItemSet::from_fn(n, |_| false),
         }
     }

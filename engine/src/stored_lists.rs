@@ -72,11 +72,11 @@ impl StoredLists {
     }
 }
 
-/// Removes the lists of the user called `user` from all files in the data folder; returns how many there were.
+/// Removes the lists of the users called `names` from all files in the data folder; returns how many there were.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn erase(data_dir: &Path, user: &str) -> io::Result<usize> {
+pub fn erase(data_dir: &Path, names: &[String]) -> io::Result<usize> {
     let folder = match fs::read_dir(data_dir.join("lists")) {
         Ok(folder) => folder,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -89,7 +89,7 @@ pub fn erase(data_dir: &Path, user: &str) -> io::Result<usize> {
             continue;
         }
         n_erased += blank_lines(&path, |line| {
-            serde_json::from_slice::<UserList>(line).is_ok_and(|list| list.user_id == user)
+            serde_json::from_slice::<UserList>(line).is_ok_and(|list| names.contains(&list.user_id))
         })?;
     }
     Ok(n_erased)
@@ -125,8 +125,8 @@ mod tests {
         let lists = StoredLists::read(&path, &store).unwrap();
         assert_eq!(lists.of(Some(u)), [a, b]);
         assert_eq!((lists.of(Some(v)), lists.of(None)), (&[b][..], &[][..]));
-        assert_eq!(erase(folder.path(), "v").unwrap(), 1);
-        assert_eq!(erase(folder.path(), "v").unwrap(), 0);
+        assert_eq!(erase(folder.path(), &["v".to_owned()]).unwrap(), 1);
+        assert_eq!(erase(folder.path(), &["v".to_owned()]).unwrap(), 0);
         let left = StoredLists::read(&path, &store).unwrap();
         assert_eq!((left.of(Some(u)), left.of(Some(v))), (&[a, b][..], &[][..]));
     }

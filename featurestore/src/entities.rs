@@ -246,6 +246,12 @@ impl Entities {
         if from != into {
             self.merged.insert(from, into);
         }
+        self.revive(into);
+    }
+
+    /// One that was deleted and is heard of again is known again, with nothing that was known before.
+    pub fn revive(&mut self, id: u32) {
+        self.gone[id as usize] = false;
     }
 
     /// The dense id of `name`, the next free one if it is new.

@@ -253,17 +253,22 @@ impl EmbeddedStore {
         look(&View { state: &self.read(), plan: &self.plan })
     }
 
-    /// The dense ids of a user and an item, which are numbered if they are new.
+    /// The dense ids of a user and an item that an event is about. They are numbered if they are new; a user who was deleted
+    /// is one of whom nothing is known.
     pub fn intern(&self, user: &str, item: &str) -> (UserId, ItemId) {
-        if let Some(known) = self.view(|view| {
-            Some((UserId(view.users().find(user)?), ItemId(view.items().names().get(item)?)))
-        }) {
+        let known = self.view(|view| {
+            let user = view.users().find(user).filter(|user| !view.users().is_gone(*user))?;
+            Some((UserId(user), ItemId(view.items().names().get(item)?)))
+        });
+        if let Some(known) = known {
             return known;
         }
         let mut state = self.write();
         let item = ItemId(state.items.intern(item));
         let user = state.users.intern(user);
-        (UserId(state.users.resolve(user)), item)
+        let user = state.users.resolve(user);
+        state.users.revive(user);
+        (UserId(user), item)
     }
 
     /// Changes the catalogue. `change` gets items and users.

@@ -143,4 +143,12 @@ fn users_who_were_merged_are_erased_as_one() {
     for name in ["old", "new"] {
         assert_eq!(server.get(&format!("/v1/users/{name}")).status, 404, "{name}");
     }
+    // Who comes again is a new user, who can be erased again.
+    event("user_id", "new");
+    assert_eq!(server.get("/v1/users/new").json()["fields"], json!({}));
+    assert_eq!(server.delete("/v1/users/new").json()["erased"]["events"], 1);
+    // So can one who was only shown something.
+    server.post("/v1/recommend", &json!({ "user_id": "looks", "n": 5 })).json();
+    assert_eq!(server.delete("/v1/users/looks").json()["erased"]["impressions"], 1);
+    assert_eq!(server.delete("/v1/users/looks").status, 404);
 }

@@ -459,8 +459,10 @@ pub(super) fn open_end(path: &Path, end: u64) -> io::Result<File> {
     let file = OpenOptions::new().append(true).open(path)?;
     if file.metadata()?.len() > end {
         file.set_len(end)?;
-        file.sync_all()?;
     }
+    // What a killed process has written may not be on the disk yet: its events count as known from now on.
+    file.sync_all()?;
+    sync_folder_of(path)?;
     Ok(file)
 }
 

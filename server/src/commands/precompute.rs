@@ -114,7 +114,11 @@ impl Precompute {
     fn user_names(&self, pipeline: &Pipeline) -> anyhow::Result<Vec<String>> {
         let Some(path) = &self.users else {
             return Ok(pipeline.store().view(|view| {
-                let names = view.users().names().iter();
+                let users = view.users();
+                // Neither those who were deleted, nor the names of those who stand for another.
+                let ids = (0..users.len() as u32).filter(|id| !users.is_gone(*id));
+                let names = ids.filter(|id| users.resolve(*id) == *id);
+                let names = names.filter_map(|id| users.names().name(id));
                 names.filter(|name| !name.starts_with(SESSION_USER)).map(str::to_owned).collect()
             }));
         };

@@ -194,7 +194,10 @@ impl Question {
         let items = self.items(&scenario, &named, &outcome, scratch);
         let impression = self.impression(&scenario, &outcome, &items);
         let shown: Vec<ItemId> = outcome.slate.shown.iter().map(|shown| shown.item).collect();
-        let has_more = !shown.is_empty() && scratch.candidates.len() > shown.len();
+        // A late list has no candidates: whether there is more is seen on the next page.
+        let is_late =
+            steps.iter().any(|it| matches!(it, Degraded::Precomputed | Degraded::Popular));
+        let has_more = !shown.is_empty() && (is_late || scratch.candidates.len() > shown.len());
         let answer = Answer {
             recommendation_id: self.recommendation_id,
             items,

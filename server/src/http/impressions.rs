@@ -106,8 +106,6 @@ enum Message {
     Flush(SyncSender<()>),
     /// What is too old on this day is to be removed.
     RemoveOld(String),
-    /// Everything of these users, named as [`Impression::user`] does, is to be removed; answered is how much that was.
-    Erase(Vec<String>, SyncSender<io::Result<usize>>),
 }
 
 /// Impressions that may wait to be written; further ones are dropped and counted.
@@ -207,13 +205,25 @@ impl ImpressionLog {
         Ok(())
     }
 
-    /// Removes the impressions of `users`; returns how many there were. May block.
+    /// Removes the impressions of `users`, named as [`Impression::user`] does; returns how many there were. May block. Others
+    /// may be writing meanwhile: the files stay in their places.
     ///
     /// # Errors
-    /// If a file cannot be read or written, or the log is closed.
-    pub(super) fn erase(&self, users: Vec<String>) -> io::Result<usize> {
-        let erased = self.ask(|reply| Message::Erase(users, reply));
-        erased.unwrap_or_else(|| Err(io::Error::other("the impression log is closed")))
+    /// If a file cannot be read or written.
+    pub(super) fn erase(&self, users: &[String]) -> io::Result<usize> {
+        self.ask(Message::Flush);
+        let mut n_erased = 0;
+        for day in days(&self.dir) {
+            let path = self.dir.join(format!("{day}.jsonl"));
+            n_erased += blank_lines(&path, |line| {
+                match serde_json::from_slice::<Impression>(line) {
+                    Ok(impression) => impression.user().is_some_and(|user| users.contains(&user)),
+                    // A line that is torn may tell of them.
+                    Err(_) => users.iter().any(|user| contains(line, user.as_bytes())),
+                }
+            })?;
+        }
+        Ok(n_erased)
     }
 
     /// Has the files removed that are too old at `now`. To be called by a server that may use the folder.
@@ -259,9 +269,6 @@ impl Writer {
                     let _ = reply.send(());
                 }
                 Ok(Message::RemoveOld(today)) => self.remove_old(&today),
-                Ok(Message::Erase(users, reply)) => {
-                    let _ = reply.send(self.erase(&users));
-                }
                 Err(RecvTimeoutError::Timeout) => self.flush(),
                 Err(RecvTimeoutError::Disconnected) => return self.flush(),
             }
@@ -295,23 +302,6 @@ impl Writer {
             self.dropped.inc();
             self.day = None;
         }
-    }
-
-    /// Other servers on the same folder may be writing meanwhile: the files stay in their places.
-    fn erase(&mut self, users: &[String]) -> io::Result<usize> {
-        self.flush();
-        let mut n_erased = 0;
-        for day in days(&self.dir) {
-            let path = self.dir.join(format!("{day}.jsonl"));
-            n_erased += blank_lines(&path, |line| {
-                match serde_json::from_slice::<Impression>(line) {
-                    Ok(impression) => impression.user().is_some_and(|user| users.contains(&user)),
-                    // A line that is torn may tell of them.
-                    Err(_) => users.iter().any(|user| contains(line, user.as_bytes())),
-                }
-            })?;
-        }
-        Ok(n_erased)
     }
 
     /// Removes the files whose day is longer than `keep` before `today`. One that cannot be removed now is tried again

@@ -29,6 +29,7 @@ use featurestore::log::{
 };
 use featurestore::redis::RedisError;
 use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
+use tokio::sync::Semaphore;
 
 use super::ids::RecommendationIds;
 use super::impressions::ImpressionLog;
@@ -105,6 +106,8 @@ pub(super) struct Engine {
     replica: OnceLock<Arc<Replica>>,
     /// Held while a release is activated.
     activation: Mutex<()>,
+    /// For requests that read much of what is on the disk.
+    pub(super) rare: Semaphore,
     /// Held while the catalogue is read, changed and written to the shared log.
     changing: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
@@ -184,13 +187,12 @@ impl From<IngestError> for Problem {
                 let code = "shared_log_unavailable";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
             }
-            IngestError::Append(AppendError::Write { .. }) => {
+            IngestError::Append(AppendError::Write { .. } | AppendError::Failed { .. }) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "log_not_writable", detail)
             }
             IngestError::Append(AppendError::TooLong { .. }) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             }
-            IngestError::Append(_) => Self::internal(detail),
         }
     }
 }
@@ -227,6 +229,7 @@ impl Engine {
             ingest: Mutex::new(None),
             replica: OnceLock::new(),
             activation: Mutex::new(()),
+            rare: Semaphore::new(1),
             changing: Mutex::new(()),
             syncer: Mutex::new(None),
             lists: RwLock::default(),

@@ -85,7 +85,8 @@ impl Engine {
     }
 
     /// Removes what files and memory of this server have about the user called `id`: impressions and stored lists, also those
-    /// under names that were merged into that one. Returns how many there were of both. May block.
+    /// under names that were merged into that one. Nobody need have heard of the user but them. Returns how many there were of
+    /// both. May block.
     ///
     /// # Errors
     /// If a file cannot be read or written.
@@ -94,13 +95,13 @@ impl Engine {
             pipeline.store().view(|view| {
                 let users = view.users();
                 let user = users.names().get(id);
-                let names = user.map(|user| users.names_of(user)).unwrap_or_default();
+                let names = user.map(|user| users.names_of(user)).unwrap_or_else(|| vec![id]);
                 names.into_iter().map(str::to_owned).collect()
             })
         });
         names.iter().for_each(|name| self.served.forget(name));
-        let n_impressions = self.impressions.erase(names)?;
-        let n_lists = stored_lists::erase(&self.config.data_dir, id)?;
+        let n_impressions = self.impressions.erase(&names)?;
+        let n_lists = stored_lists::erase(&self.config.data_dir, &names)?;
         self.read_lists();
         Ok((n_impressions, n_lists))
     }
