@@ -157,35 +157,8 @@ impl Question {
         self.request.check_fields(pipeline.release())?;
         let is_up_to_date = self.engine.catch_up(self.catch_up_until(&scenario));
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
-        let (mut exclude, unknown) = resolve(&pipeline, &self.request.exclude_ids);
-        missing_ids.extend(unknown);
-        exclude.extend(&self.leave_out);
-        let (seeds, unknown) = resolve(&pipeline, &self.request.seed_items);
-        missing_ids.extend(unknown);
-        let user = self.request.user(&self.pipeline);
-        let query = Query {
-            seeds,
-            exclude,
-            filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
-            seed: self.seed,
-            boosts: self.request.boosts.clone(),
-            served: self.served(&scenario),
-            numbers: self.given_numbers(&pipeline)?,
-            deadline: Some(self.deadline(&scenario)),
-            ..Query::new(user, self.now, self.request.n)
-        };
-        let outcome = match &self.origin {
-            Origin::Placement if Instant::now() >= self.deadline(&scenario) => {
-                let stored = self.engine.stored_lists(&scenario.name);
-                let stored = stored.as_deref().map_or(&[][..], |lists| lists.of(query.user));
-                pipeline.late(&scenario, &query, stored, scratch)
-            }
-            Origin::Placement => pipeline.recommend(&scenario, &query, scratch),
-            Origin::Given(..) => pipeline.rank_given(&scenario, &named, &query, scratch),
-            Origin::Similar(_) | Origin::Listing(_) => {
-                pipeline.list(&scenario, &named, &query, scratch)
-            }
-        };
+        let query = self.query(&pipeline, &scenario, &mut missing_ids)?;
+        let outcome = self.ask(&pipeline, &scenario, &named, &query, scratch);
         let mut steps = outcome.degraded.clone();
         if !is_up_to_date && !steps.contains(&Degraded::StaleFeatures) {
             steps.push(Degraded::StaleFeatures);
@@ -213,6 +186,54 @@ impl Question {
             missing_ids,
         };
         Ok(Answered { answer, impression, shown, has_more })
+    }
+
+    /// The request in the numbers of the store. Names that nobody knows are appended to `missing_ids`.
+    fn query(
+        &self,
+        pipeline: &Pipeline,
+        scenario: &ScenarioPlan,
+        missing_ids: &mut Vec<String>,
+    ) -> Result<Query, Problem> {
+        let (mut exclude, unknown) = resolve(pipeline, &self.request.exclude_ids);
+        missing_ids.extend(unknown);
+        exclude.extend(&self.leave_out);
+        let (seeds, unknown) = resolve(pipeline, &self.request.seed_items);
+        missing_ids.extend(unknown);
+        Ok(Query {
+            seeds,
+            exclude,
+            filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
+            seed: self.seed,
+            boosts: self.request.boosts.clone(),
+            served: self.served(scenario),
+            numbers: self.given_numbers(pipeline)?,
+            deadline: Some(self.deadline(scenario)),
+            ..Query::new(self.request.user(pipeline), self.now, self.request.n)
+        })
+    }
+
+    /// What the pipeline makes of `query`. `named`: the items that it is about, if it is about some.
+    fn ask(
+        &self,
+        pipeline: &Pipeline,
+        scenario: &ScenarioPlan,
+        named: &[ItemId],
+        query: &Query,
+        scratch: &mut Scratch,
+    ) -> Outcome {
+        match &self.origin {
+            Origin::Placement if Instant::now() >= self.deadline(scenario) => {
+                let stored = self.engine.stored_lists(&scenario.name);
+                let stored = stored.as_deref().map_or(&[][..], |lists| lists.of(query.user));
+                pipeline.late(scenario, query, stored, scratch)
+            }
+            Origin::Placement => pipeline.recommend(scenario, query, scratch),
+            Origin::Given(..) => pipeline.rank_given(scenario, named, query, scratch),
+            Origin::Similar(_) | Origin::Listing(_) => {
+                pipeline.list(scenario, named, query, scratch)
+            }
+        }
     }
 
     fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
