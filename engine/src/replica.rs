@@ -553,6 +553,7 @@ impl Replica {
 
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
     fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
+        self.nodes.maintain();
         let head = self.log.head(Instant::now() + Duration::from_secs(1))?;
         if head.forgotten > self.with_state(State::followed) {
             return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
@@ -560,7 +561,10 @@ impl Replica {
         if let Some(release) = head.release {
             on_release(&release);
         }
-        self.renew_generation()
+        self.renew_generation()?;
+        // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
+        let _ = self.features().hear_of_changes();
+        Ok(())
     }
 
     /// Uses the generation that is in Redis; if there is none any more, Redis has lost its data, and gets it again.

@@ -9,10 +9,12 @@
 //! in `docs/redis.md`.
 
 mod apply;
+mod hearing;
 mod keys;
 mod near;
 mod nodes;
 mod packed;
+mod session;
 mod set;
 mod shared_log;
 
@@ -21,7 +23,7 @@ pub use packed::{Change, Noted, Stamp};
 pub use shared_log::{Entry, Follower, Head, SharedLog};
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
@@ -30,8 +32,9 @@ use rustc_hash::FxHashMap;
 use crate::ids::{ItemId, UserId};
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
 use crate::store::{EmbeddedStore, FeatureStore, Freshness, UserState, UserView, read_fields};
+use hearing::Hearing;
 use keys::Keys;
-use near::{Known, NearCache};
+use near::{Doubts, Known, NearCache};
 use nodes::Command;
 use packed::{Tail, unpack_base, unpack_record};
 
@@ -69,6 +72,8 @@ pub struct Counts {
     pub failures: AtomicU64,
     /// Values that were not of the form that they must have.
     pub malformed: AtomicU64,
+    /// Hashes of records that were changed otherwise than through the shared log, as Redis told it.
+    pub invalidations: AtomicU64,
 }
 
 /// The feature store in Redis.
@@ -79,6 +84,7 @@ pub struct RedisStore {
     nodes: Arc<Nodes>,
     keys: RwLock<Keys>,
     near: NearCache,
+    hearing: Mutex<Hearing>,
     counts: Counts,
 }
 
@@ -92,12 +98,14 @@ impl RedisStore {
         nodes: Arc<Nodes>,
         settings: &RedisSettings,
     ) -> Self {
+        let keys = Keys::new(&settings.prefix, fingerprint);
         Self {
             plan,
             catalogue,
             nodes,
-            keys: RwLock::new(Keys::new(&settings.prefix, fingerprint)),
+            keys: RwLock::new(keys.clone()),
             near: NearCache::new(settings.near_cache_bytes),
+            hearing: Mutex::new(Hearing::new(keys)),
             counts: Counts::default(),
         }
     }
@@ -131,6 +139,8 @@ impl RedisStore {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         if keys.generation != generation.name {
             keys.generation.clone_from(&generation.name);
+            // What is being read of the other comes too late.
+            self.near.doubt_all();
             self.near.clear();
         }
     }
@@ -187,8 +197,9 @@ impl RedisStore {
 
     /// Records of items or field values, in the order of `wanted`; `None` for those that could not be had.
     fn records(&self, wanted: &[Wanted], until: Instant) -> (Vec<Option<Arc<Known>>>, Freshness) {
+        let doubts = self.near.doubts();
         let mut found: Vec<Option<Arc<Known>>> =
-            wanted.iter().map(|key| self.near.fresh(key)).collect();
+            wanted.iter().map(|key| self.near.fresh(key, &doubts)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
         self.counts.hits.fetch_add((wanted.len() - missing.len()) as u64, Ordering::Relaxed);
         self.counts.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
@@ -212,7 +223,7 @@ impl RedisStore {
         let mut freshness = Freshness::Fresh;
         for i in missing {
             let fetched = mine.get(&wanted[i]).cloned();
-            found[i] = fetched.or_else(|| self.near.fresh(&wanted[i])).or_else(|| {
+            found[i] = fetched.or_else(|| self.near.fresh(&wanted[i], &doubts)).or_else(|| {
                 let old = self.near.any(&wanted[i]);
                 let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
                 freshness = freshness.max(is);
@@ -224,7 +235,7 @@ impl RedisStore {
 
     /// Reads records from Redis: one command for each shard. Failures are counted.
     fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Result<Known, RedisError>> {
-        let keys = self.keys();
+        let (keys, doubts) = (self.keys(), self.near.doubts());
         let mut shards: Vec<(String, Vec<usize>)> = Vec::new();
         for (i, key) in wanted.iter().enumerate() {
             let shard = keys.shard(key);
@@ -255,7 +266,7 @@ impl RedisStore {
             has_failed |= values.is_err();
             for (place, i) in of_shard.iter().enumerate() {
                 let known = match &values {
-                    Ok(values) => self.known(&wanted[*i], shard, &values[place]),
+                    Ok(values) => self.known(&wanted[*i], shard, &values[place], &doubts),
                     Err(error) => Err(error.clone()),
                 };
                 if let (Ok(_), Err(RedisError::Malformed(_))) = (&values, &known) {
@@ -271,16 +282,22 @@ impl RedisStore {
         found.into_iter().map(|known| known.unwrap_or_else(|| Err(missing()))).collect()
     }
 
-    fn known(&self, key: &Wanted, shard: &str, value: &Value) -> Result<Known, RedisError> {
-        let layout = key.layout(&self.plan);
+    fn known(
+        &self,
+        key: &Wanted,
+        shard: &str,
+        value: &Value,
+        doubts: &Doubts,
+    ) -> Result<Known, RedisError> {
+        let (layout, doubts) = (key.layout(&self.plan), doubts[key.hash_number()]);
         let Value::BulkString(bytes) = value else {
             let mut record = Vec::new();
             layout.push_empty(&mut record);
-            return Ok(Known { stamp: 0, record });
+            return Ok(Known { stamp: 0, record, doubts });
         };
         let what = || format!("the value of {key:?} in {shard}");
         let (stamp, record) = unpack_record(bytes, layout.width(), &what)?;
-        Ok(Known { stamp, record })
+        Ok(Known { stamp, record, doubts })
     }
 }
 

@@ -52,7 +52,12 @@ impl Redis {
             .output()
             .expect("there is a redis-cli beside redis-server");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
-        let is_whole = |node: &Self| node.ask("CLUSTER INFO").contains("cluster_state:ok");
+        // A replica that has not got its master's data yet does not take its place.
+        let is_whole = |node: &Self| {
+            let role = node.ask("ROLE");
+            node.ask("CLUSTER INFO").contains("cluster_state:ok")
+                && (role.contains("master") || role.contains("connected"))
+        };
         let until = Instant::now() + Duration::from_secs(30);
         while !nodes.iter().all(is_whole) {
             assert!(Instant::now() < until, "the cluster does not come together");
@@ -156,6 +161,7 @@ fn command(folder: &TempDir, port: u16, is_cluster_node: bool) -> Command {
     command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]);
     if is_cluster_node {
         command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]);
+        command.args(["--repl-diskless-sync-delay", "0"]);
     }
     command
 }

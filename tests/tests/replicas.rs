@@ -65,6 +65,30 @@ fn what_one_server_is_told_the_other_knows_in_its_next_answer() {
 }
 
 #[test]
+fn what_is_changed_in_redis_beside_the_log_is_soon_in_the_answers() {
+    let Some(redis) = Redis::start() else { return };
+    let server = project(&[redis.url()]).serve();
+    let before = scored(&recommend(&server, "u1"));
+    assert_eq!(scored(&recommend(&server, "u1")), before);
+    let keys = redis.ask("KEYS cascade:*{i:*");
+    let hashes: Vec<&str> = keys.lines().filter(|line| line.starts_with("cascade")).collect();
+    assert!(hashes.len() > 10, "{keys}");
+    redis.ask(&format!("DEL {}", hashes.join(" ")));
+    let marks: Vec<String> = hashes.iter().map(|hash| format!("{hash}:changed now")).collect();
+    assert!(redis.ask(&format!("MSET {}", marks.join(" "))).starts_with("+OK"));
+    // A record that nobody doubts is read again after 48 s at the earliest.
+    let until = Instant::now() + Duration::from_secs(20);
+    while scored(&recommend(&server, "u1")) == before {
+        assert!(Instant::now() < until, "the near cache has what is not in Redis any more");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let metrics = server.get("/metrics").body;
+    let count =
+        metrics.lines().find(|line| line.starts_with("cascade_feature_cache_invalidations_total"));
+    assert!(count.is_some_and(|line| !line.ends_with(" 0")), "{metrics}");
+}
+
+#[test]
 fn the_features_in_redis_are_those_of_the_embedded_store() {
     let Some(redis) = Redis::start() else { return };
     let alone = Project::trained(&Shop::default());

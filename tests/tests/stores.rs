@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use featurestore::plan::{FeatureScratch, ItemRows, PlanBuilder};
 use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
 use featurestore::schema::{EventType, FeatureEntry, FieldKind};
 use featurestore::{
-    EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, ItemId, NO_SESSION, Schema,
-    Timestamp, UserId, Value,
+    EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, Freshness, ItemId, NO_SESSION,
+    Schema, Timestamp, UserId, Value,
 };
 use proptest::prelude::*;
 use tests::Redis;
@@ -90,16 +91,38 @@ fn events(parts: &[(u32, u32, u8, f32)]) -> Vec<Event> {
     parts.iter().enumerate().map(event).collect()
 }
 
+/// The generation of every store here.
+fn first() -> Generation {
+    Generation { name: "first".into(), n_own: 0, stamp: 0 }
+}
+
 /// A store in Redis of a prefix of its own, with nothing in it.
 fn in_redis(redis: &Redis, plan: &Arc<FeaturePlan>, catalogue: &Arc<EmbeddedStore>) -> RedisStore {
     static N: AtomicU64 = AtomicU64::new(0);
     let prefix = format!("test{}", N.fetch_add(1, Ordering::SeqCst));
-    let nodes = Arc::new(Nodes::new(&[redis.url()]).expect("a URL"));
-    let settings = RedisSettings { prefix, near_cache_bytes: 1 << 20 };
-    let store = RedisStore::new(plan.clone(), "plan", catalogue.clone(), nodes, &settings);
-    let generation = Generation { name: "first".into(), n_own: 0, stamp: 0 };
-    store.load(|_| generation, None).expect("Redis takes it");
+    let store = with_prefix(prefix, &[redis.url()], plan, catalogue);
+    store.load(|_| first(), None).expect("Redis takes it");
     store
+}
+
+/// One of several stores that share their values.
+fn connected(
+    urls: &[String],
+    plan: &Arc<FeaturePlan>,
+    catalogue: &Arc<EmbeddedStore>,
+) -> RedisStore {
+    with_prefix("near".into(), urls, plan, catalogue)
+}
+
+fn with_prefix(
+    prefix: String,
+    urls: &[String],
+    plan: &Arc<FeaturePlan>,
+    catalogue: &Arc<EmbeddedStore>,
+) -> RedisStore {
+    let nodes = Arc::new(Nodes::new(urls).expect("URLs"));
+    let settings = RedisSettings { prefix, near_cache_bytes: 1 << 20 };
+    RedisStore::new(plan.clone(), "plan", catalogue.clone(), nodes, &settings)
 }
 
 /// Everything that is folded from events, of every user and every item.
@@ -107,14 +130,14 @@ fn numbers(store: &dyn FeatureStore) -> Vec<f64> {
     let plan = store.plan();
     let items: Vec<ItemId> = (0..N_ITEMS).map(ItemId).collect();
     let mut rows = ItemRows::default();
-    assert_eq!(store.read_items(&items, None, &mut rows), featurestore::Freshness::Fresh);
+    assert_eq!(store.read_items(&items, None, &mut rows), Freshness::Fresh);
     let mut numbers: Vec<f64> = (0..items.len()).flat_map(|i| rows.item.row(i).to_vec()).collect();
     for rows in &rows.fields {
         numbers.extend((0..items.len()).flat_map(|i| rows.row(i).to_vec()));
     }
     for user in 0..N_USERS {
         let (view, freshness) = store.read_user(Some(UserId(user)), None);
-        assert_eq!(freshness, featurestore::Freshness::Fresh);
+        assert_eq!(freshness, Freshness::Fresh);
         numbers.extend(&view.state.record);
         for item in &items {
             let record = view.state.items.get(*item, &plan.user_item);
@@ -201,6 +224,89 @@ fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
     if let Err(error) = result {
         panic!("{error}");
     }
+}
+
+/// What is changed otherwise than through the log is read anew if a mark tells so, if the connection over which it is told was
+/// lost, and if everything was removed.
+fn hears_of_changes(redis: &[Redis]) {
+    let schema = schema();
+    let plan = plan(&schema);
+    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let urls: Vec<String> = redis.iter().map(Redis::url).collect();
+    let reading = connected(&urls, &plan, &catalogue);
+    reading.load(|_| first(), None).expect("Redis takes it");
+    let write = |parts: &[(u32, u32, u8, f32)]| {
+        let other = connected(&urls, &plan, &catalogue);
+        other.use_generation(&first());
+        fold(&other, &catalogue, &events(parts), 1);
+        format!("{:?}", numbers(&other))
+    };
+    let wait_for = |is_so: &mut dyn FnMut() -> bool| {
+        let until = Instant::now() + Duration::from_secs(5);
+        while !is_so() {
+            assert!(Instant::now() < until, "Redis does not answer");
+        }
+    };
+    let hear = || wait_for(&mut || reading.hear_of_changes().is_ok());
+    let misses = || reading.counts().misses.load(Ordering::SeqCst);
+    let read = || format!("{:?}", numbers(&reading));
+    let mut parts = vec![(1, 3, 0, 5.0)];
+    hear();
+    let written = write(&parts);
+    hear();
+    assert_eq!(read(), written);
+
+    // Without a mark nothing is read again.
+    let n_misses = misses();
+    parts.extend([(2, 3, 1, 7.0), (3, 4, 0, 1.0)]);
+    let written = write(&parts);
+    hear();
+    assert_ne!(read(), written);
+    assert_eq!(misses(), n_misses);
+
+    // With marks only what they stand beside.
+    for hash in ["i:3", "i:4", "f:0", "f:1", "f:2"] {
+        let set = format!("SET near:plan:first:{{{hash}}}:changed now");
+        assert!(redis.iter().any(|node| node.ask(&set).starts_with("+OK")), "{hash}");
+    }
+    hear();
+    assert_eq!(read(), written);
+    assert_eq!(misses(), n_misses + 5);
+    assert_eq!(reading.counts().invalidations.load(Ordering::SeqCst), 5);
+
+    // What was changed while nobody could tell.
+    redis.iter().for_each(|node| drop(node.ask("CLIENT KILL TYPE normal SKIPME yes")));
+    parts.extend([(4, 5, 1, 2.0), (5, 6, 1, 3.0), (2, 7, 0, 4.0)]);
+    let written = write(&parts);
+    hear();
+    // The connections that were for reading are found to be closed when they are used.
+    let items: Vec<ItemId> = (0..N_ITEMS).map(ItemId).collect();
+    let mut rows = ItemRows::default();
+    let is_fresh = |user| reading.read_user(Some(UserId(user)), None).1 == Freshness::Fresh;
+    wait_for(&mut || reading.read_items(&items, None, &mut rows) == Freshness::Fresh);
+    wait_for(&mut || (0..N_USERS).all(is_fresh));
+    assert_eq!(read(), written);
+
+    let mut records = || {
+        reading.read_items(&items, None, &mut rows);
+        format!("{:?}", items.iter().map(|item| rows.item.row(item.0 as usize)).collect::<Vec<_>>())
+    };
+    let full = records();
+    redis.iter().filter(|node| node.is_master()).for_each(|node| drop(node.ask("FLUSHALL")));
+    hear();
+    assert_ne!(records(), full, "everything was removed");
+}
+
+#[test]
+fn what_is_changed_beside_the_log_is_read_anew() {
+    let Some(redis) = Redis::start() else { return };
+    hears_of_changes(&[redis]);
+}
+
+#[test]
+fn what_is_changed_beside_the_log_of_a_cluster_is_read_anew() {
+    let Some(nodes) = Redis::start_cluster() else { return };
+    hears_of_changes(&nodes);
 }
 
 /// Bytes that `redis` uses.

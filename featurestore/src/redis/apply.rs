@@ -13,7 +13,7 @@ use ::redis::Value;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::keys::{Keys, LOADED};
-use super::near::Known;
+use super::near::{Doubts, Known};
 use super::nodes::{Command, RedisError};
 use super::packed::{Change, Noted, Stamp, Tail, pack_base, pack_record};
 use super::{Generation, RedisStore, Wanted};
@@ -219,11 +219,12 @@ impl RedisStore {
             return self.raise_applied(last);
         }
         for _ in 0..MAX_TRIES {
+            let doubts = self.near.doubts();
             let mut working = self.read_values(changes)?;
             let codes = |item, field| self.codes_of(item, field);
             changes.iter().for_each(|change| working.fold(change, &self.plan, &codes));
             if self.write_records(&working)? && self.write_users(&working)? {
-                self.keep_near(working);
+                self.keep_near(working, &doubts);
                 let forgotten = changes.iter().filter(|change| !matches!(change, Change::Event(_)));
                 forgotten.flat_map(Change::users).for_each(|user| self.near.forget_user(user));
                 return self.raise_applied(last);
@@ -270,7 +271,7 @@ impl RedisStore {
         }
         let fetched = self.fetch_records(&records, until_of(records.len()));
         for (key, known) in records.iter().zip(fetched) {
-            let Known { stamp, record } = known?;
+            let Known { stamp, record, .. } = known?;
             working.records.insert(*key, Folding::new(stamp, record));
         }
         Ok(working)
@@ -334,10 +335,11 @@ impl RedisStore {
     }
 
     /// What was written is what the next request reads.
-    fn keep_near(&self, working: Working) {
+    fn keep_near(&self, working: Working, doubts: &Doubts) {
         for (key, record) in working.records {
             let stamp = record.folded.unwrap_or(record.read);
-            self.near.insert(key, Arc::new(Known { stamp, record: record.value }));
+            let doubts = doubts[key.hash_number()];
+            self.near.insert(key, Arc::new(Known { stamp, record: record.value, doubts }));
         }
     }
 

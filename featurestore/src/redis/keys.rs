@@ -10,11 +10,17 @@ use super::Wanted;
 /// Hashes that the records of items are spread over, and those of field values as well.
 const N_SHARDS: u32 = 64;
 
+/// All hashes of records.
+pub(super) const N_HASHES: usize = 2 * N_SHARDS as usize;
+
 /// Bytes of the hash of a user's name that stand for it: two of a billion users have the same with probability 10^-11.
 const HASH_BYTES: usize = 12;
 
 /// The end of the key that says which generation there is.
 pub(super) const LOADED: &str = "loaded";
+
+/// The end of the key that is written when a hash was changed otherwise than through the shared log.
+const MARK: &str = ":changed";
 
 /// What the keys of one plan's values begin with.
 #[derive(Clone, Debug)]
@@ -81,16 +87,48 @@ impl Keys {
 
     /// The hash that a record is in.
     pub(super) fn shard(&self, key: &Wanted) -> String {
-        match key {
-            Wanted::Item(item) => format!("{}{{i:{}}}", self.values(), item.0 % N_SHARDS),
-            Wanted::Field(field, code) => {
-                format!("{}{{f:{}}}", self.values(), (code + u32::from(*field)) % N_SHARDS)
-            }
+        self.hash(key.hash_number())
+    }
+
+    /// The hash with this number.
+    pub(super) fn hash(&self, number: usize) -> String {
+        match number.checked_sub(N_SHARDS as usize) {
+            None => format!("{}{{i:{number}}}", self.values()),
+            Some(shard) => format!("{}{{f:{shard}}}", self.values()),
         }
+    }
+
+    /// What is written when something was changed in the hash with this number otherwise than through the shared log.
+    pub(super) fn mark(&self, number: usize) -> String {
+        format!("{}{MARK}", self.hash(number))
+    }
+
+    /// The number of the hash whose mark is called `key`, if it is one of this generation.
+    pub(super) fn marked(&self, key: &[u8]) -> Option<usize> {
+        let key = std::str::from_utf8(key).ok()?.strip_prefix(&self.values())?;
+        let hash = key.strip_suffix(MARK)?.strip_prefix('{')?.strip_suffix('}')?;
+        let (kind, shard) = hash.split_once(':')?;
+        let first = match kind {
+            "i" => 0,
+            "f" => N_SHARDS,
+            _ => return None,
+        };
+        let shard: u32 = shard.parse().ok()?;
+        (shard < N_SHARDS).then_some((first + shard) as usize)
     }
 }
 
 impl Wanted {
+    /// The number of the hash that it is in: first those of items.
+    pub(super) fn hash_number(&self) -> usize {
+        match self {
+            Self::Item(item) => (item.0 % N_SHARDS) as usize,
+            Self::Field(field, code) => {
+                (N_SHARDS + code.wrapping_add(u32::from(*field)) % N_SHARDS) as usize
+            }
+        }
+    }
+
     /// Its name within the hash: `item u32`, or `position u8 | code u32`, little-endian.
     pub(super) fn field(&self) -> Vec<u8> {
         match self {
@@ -107,6 +145,29 @@ impl Wanted {
         match self {
             Self::Item(_) => &plan.item,
             Self::Field(field, _) => &plan.fields[usize::from(*field)].1,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ItemId;
+
+    #[test]
+    fn a_hash_is_found_by_the_name_of_its_mark() {
+        let mut keys = Keys::new("shop", "0a1b2c3d");
+        keys.generation = "abcdef".into();
+        assert_eq!(keys.shard(&Wanted::Item(ItemId(130))), "shop:0a1b2c3d:abcdef:{i:2}");
+        assert_eq!(keys.shard(&Wanted::Field(1, 63)), "shop:0a1b2c3d:abcdef:{f:0}");
+        for key in [Wanted::Item(ItemId(130)), Wanted::Field(1, 63), Wanted::Field(0, u32::MAX)] {
+            let mark = keys.mark(key.hash_number());
+            assert!(mark.starts_with(&keys.shard(&key)), "{mark}");
+            assert_eq!(keys.marked(mark.as_bytes()), Some(key.hash_number()), "{mark}");
+        }
+        let others = ["shop:0a1b2c3d:other:{i:2}:changed", "shop:0a1b2c3d:abcdef:{i:64}:changed"];
+        for other in others.into_iter().chain(["shop:0a1b2c3d:abcdef:{i:2}", "\u{ff}", ""]) {
+            assert_eq!(keys.marked(other.as_bytes()), None, "{other}");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! The near cache: records of items and field values that were read or written lately, bounded in bytes.
 //!
-//! It is kept up to date by the shared log: whoever follows it puts what it has folded here, at once. A record also goes
-//! stale by itself, after a while that differs from record to record; it is used then only if Redis does not answer.
+//! It is kept up to date by the shared log: whoever follows it puts what it has folded here, at once. If Redis tells that a
+//! hash was changed otherwise, the records that were read from it before are in doubt. A record also goes stale by itself,
+//! after a while that differs from record to record. Those that are in doubt or stale are read anew, and used only if Redis
+//! does not answer.
 
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +14,7 @@ use moka::sync::Cache;
 use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use super::Wanted;
+use super::keys::N_HASHES;
 use super::packed::Stamp;
 use crate::ids::UserId;
 use crate::store::UserState;
@@ -32,7 +36,12 @@ const ENTRY_BYTES: usize = 160;
 pub(super) struct Known {
     pub(super) stamp: Stamp,
     pub(super) record: Vec<f64>,
+    /// How often its hash had been doubted before it was read.
+    pub(super) doubts: u64,
 }
+
+/// For each hash how often it was doubted.
+pub(super) type Doubts = [u64; N_HASHES];
 
 #[derive(Clone)]
 struct Entry {
@@ -41,6 +50,8 @@ struct Entry {
 }
 
 pub(super) struct NearCache {
+    /// For each hash, how often what was read from it came into doubt.
+    doubts: [AtomicU64; N_HASHES],
     records: Cache<Wanted, Entry, FxBuildHasher>,
     users: Cache<UserId, Arc<UserState>, FxBuildHasher>,
     in_flight: Mutex<FxHashSet<Wanted>>,
@@ -53,6 +64,7 @@ impl NearCache {
         let of_users = max_bytes / FOR_USERS;
         let weight = |n: usize| u32::try_from(n + ENTRY_BYTES).unwrap_or(u32::MAX);
         Self {
+            doubts: [const { AtomicU64::new(0) }; N_HASHES],
             records: Cache::builder()
                 .max_capacity(max_bytes - of_users)
                 .weigher(move |_: &Wanted, entry: &Entry| weight(entry.known.record.len() * 8))
@@ -68,10 +80,26 @@ impl NearCache {
         }
     }
 
-    /// The record of `key`, if it need not be read anew.
-    pub(super) fn fresh(&self, key: &Wanted) -> Option<Arc<Known>> {
+    /// How often each hash was doubted: to be asked before any is read.
+    pub(super) fn doubts(&self) -> Doubts {
+        std::array::from_fn(|hash| self.doubts[hash].load(Ordering::SeqCst))
+    }
+
+    /// What was read from the hash with this number may be other by now.
+    pub(super) fn doubt(&self, hash: usize) {
+        self.doubts[hash].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whatever was read may be other by now.
+    pub(super) fn doubt_all(&self) {
+        (0..N_HASHES).for_each(|hash| self.doubt(hash));
+    }
+
+    /// The record of `key`, if it was read when there had been so many doubts or later, and is not stale.
+    pub(super) fn fresh(&self, key: &Wanted, doubts: &Doubts) -> Option<Arc<Known>> {
         let entry = self.records.get(key)?;
-        (Instant::now() < entry.fresh_until).then_some(entry.known)
+        let is_sure = entry.known.doubts >= doubts[key.hash_number()];
+        (is_sure && Instant::now() < entry.fresh_until).then_some(entry.known)
     }
 
     /// The record of `key`, however old.
@@ -160,19 +188,36 @@ mod tests {
     use crate::ids::ItemId;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn known(stamp: Stamp) -> Arc<Known> {
-        Arc::new(Known { stamp, record: vec![stamp as f64] })
+    fn known(stamp: Stamp, doubts: u64) -> Arc<Known> {
+        Arc::new(Known { stamp, record: vec![stamp as f64], doubts })
     }
 
     #[test]
     fn a_record_that_knows_less_does_not_replace_one_that_knows_more() {
         let (cache, key) = (NearCache::new(1 << 20), Wanted::Item(ItemId(3)));
         for (stamp, expected) in [(5, 5), (4, 5), (6, 6)] {
-            cache.insert(key, known(stamp));
-            assert_eq!(cache.fresh(&key).unwrap().stamp, expected);
+            cache.insert(key, known(stamp, 0));
+            assert_eq!(cache.fresh(&key, &cache.doubts()).unwrap().stamp, expected);
         }
         cache.clear();
         assert!(cache.any(&key).is_none());
+    }
+
+    #[test]
+    fn a_record_is_in_doubt_when_its_hash_was_changed_after_it_was_read() {
+        let cache = NearCache::new(1 << 20);
+        let (doubted, other) = (Wanted::Item(ItemId(3)), Wanted::Item(ItemId(4)));
+        let is_fresh = |key: &Wanted| cache.fresh(key, &cache.doubts()).is_some();
+        cache.insert(other, known(1, 0));
+        cache.doubt(doubted.hash_number());
+        // It was read before it was changed, and has come only now.
+        cache.insert(doubted, known(1, 0));
+        assert!(!is_fresh(&doubted) && cache.any(&doubted).is_some());
+        assert!(is_fresh(&other));
+        cache.insert(doubted, known(1, 1));
+        assert!(is_fresh(&doubted));
+        cache.doubt_all();
+        assert!(!is_fresh(&doubted) && !is_fresh(&other));
     }
 
     #[test]
@@ -184,7 +229,7 @@ mod tests {
             cache.fetch_once(&keys, until, |mine| {
                 n_fetches.fetch_add(mine.len(), Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(50));
-                mine.iter().for_each(|key| cache.insert(*key, known(1)));
+                mine.iter().for_each(|key| cache.insert(*key, known(1, 0)));
             });
             keys.iter().all(|key| cache.any(key).is_some())
         };
@@ -200,7 +245,7 @@ mod tests {
     fn the_cache_is_bounded_in_bytes() {
         let cache = NearCache::new(100_000);
         for i in 0..10_000 {
-            let known = Known { stamp: 1, record: vec![0.0; 20] };
+            let known = Known { stamp: 1, record: vec![0.0; 20], doubts: 0 };
             cache.insert(Wanted::Item(ItemId(i)), Arc::new(known));
         }
         cache.records.run_pending_tasks();

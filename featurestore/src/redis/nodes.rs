@@ -8,8 +8,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use ::redis::{Client, Cmd, Connection, ConnectionInfo, IntoConnectionInfo, Value};
+use ::redis::{
+    Client, Cmd, Connection, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, Value,
+};
 use rustc_hash::FxHashMap;
+
+use super::session::Session;
 
 /// Slots of a cluster. Source: the specification of Redis Cluster.
 const N_SLOTS: u16 = 16_384;
@@ -149,9 +153,6 @@ impl Breaker {
     }
 }
 
-/// One connection to each node, for one call at a time.
-type Session = FxHashMap<Arc<str>, Connection>;
-
 /// The nodes of one Redis, alone or as a cluster.
 pub struct Nodes {
     seeds: Vec<ConnectionInfo>,
@@ -196,18 +197,34 @@ impl Nodes {
         commands: &[Command],
         until: Instant,
     ) -> Vec<Result<Value, RedisError>> {
+        let mut session = lock(&self.idle).pop().unwrap_or_default();
+        let results = self.run_in(&mut session, commands, until);
+        let mut idle = lock(&self.idle);
+        if idle.len() < MAX_IDLE {
+            idle.push(session);
+        }
+        results
+    }
+
+    /// The same, over the connections of `session`.
+    pub(super) fn run_in(
+        &self,
+        session: &mut Session,
+        commands: &[Command],
+        until: Instant,
+    ) -> Vec<Result<Value, RedisError>> {
         if self.topology().ranges.is_empty() {
             self.ask_topology(until);
         }
         let all: Vec<usize> = (0..commands.len()).collect();
         let mut results: Vec<Result<Value, RedisError>> =
             commands.iter().map(|_| Err(RedisError::Moved)).collect();
-        self.try_once(commands, &all, until, &mut results);
+        self.try_once(session, commands, &all, until, &mut results);
         let is_moved = |i: &usize| matches!(results[*i], Err(RedisError::Moved));
         let moved: Vec<usize> = all.into_iter().filter(is_moved).collect();
         if !moved.is_empty() {
             self.ask_topology(until);
-            self.try_once(commands, &moved, until, &mut results);
+            self.try_once(session, commands, &moved, until, &mut results);
         }
         results
     }
@@ -265,6 +282,21 @@ impl Nodes {
         }
     }
 
+    /// Has `session` hear what all nodes have to say.
+    ///
+    /// # Errors
+    /// If one of them does not answer by `until`.
+    pub(super) fn hear(&self, session: &mut Session, until: Instant) -> Result<(), RedisError> {
+        let bytes = ::redis::cmd("PING").get_packed_command();
+        let mut slots: FxHashMap<Arc<str>, u16> = FxHashMap::default();
+        for (first, _, node) in self.topology().ranges {
+            slots.insert(node, first);
+        }
+        let ping = |slot: u16| Command { slot, bytes: bytes.clone() };
+        let pings: Vec<Command> = slots.into_values().map(ping).collect();
+        self.run_in(session, &pings, until).into_iter().try_for_each(|reply| reply.map(|_| ()))
+    }
+
     /// Nodes that serve slots.
     pub(super) fn masters(&self, until: Instant) -> Vec<Arc<str>> {
         if self.topology().ranges.is_empty() {
@@ -307,6 +339,7 @@ impl Nodes {
 
     fn try_once(
         &self,
+        session: &mut Session,
         commands: &[Command],
         which: &[usize],
         until: Instant,
@@ -325,21 +358,16 @@ impl Nodes {
                 None => by_node.push((node.clone(), vec![*i])),
             }
         }
-        let mut session = lock(&self.idle).pop().unwrap_or_default();
         let mut sent = Vec::with_capacity(by_node.len());
         for (node, of_node) in by_node {
-            let result = self.send(&node, commands, &of_node, until, &mut session);
+            let result = self.send(&node, commands, &of_node, until, session);
             match result {
                 Ok(()) => sent.push((node, of_node)),
                 Err(error) => of_node.iter().for_each(|i| results[*i] = Err(error.clone())),
             }
         }
         for (node, of_node) in sent {
-            self.receive(&node, &of_node, until, &mut session, results);
-        }
-        let mut idle = lock(&self.idle);
-        if idle.len() < MAX_IDLE {
-            idle.push(session);
+            self.receive(&node, &of_node, until, session, results);
         }
     }
 
@@ -357,30 +385,25 @@ impl Nodes {
         let mut bytes = Vec::new();
         of_node.iter().for_each(|i| bytes.extend_from_slice(&commands[*i].bytes));
         // A connection that was closed meanwhile is told apart from a node that fails: it is tried anew, once.
-        if let Some(connection) = session.get_mut(node) {
+        if let Some(connection) = session.connection(node) {
             if set_timeout(connection, node, until)
                 .and_then(|()| sent(connection.send_packed_command(&bytes), node))
                 .is_ok()
             {
                 return Ok(());
             }
-            session.remove(node);
+            session.forget(node);
         }
-        let fresh = self.connect(node, until).and_then(|mut connection| {
-            set_timeout(&connection, node, until)?;
-            sent(connection.send_packed_command(&bytes), node)?;
-            Ok(connection)
+        let protocol = match session.is_tracking() {
+            true => ProtocolVersion::RESP3,
+            false => ProtocolVersion::RESP2,
+        };
+        let fresh = self.connect_with(node, protocol, until).and_then(|connection| {
+            let connection = session.insert(node, connection, until)?;
+            set_timeout(connection, node, until)?;
+            sent(connection.send_packed_command(&bytes), node)
         });
-        match fresh {
-            Ok(connection) => {
-                session.insert(node.clone(), connection);
-                Ok(())
-            }
-            Err(error) => {
-                self.fail(node);
-                Err(error)
-            }
-        }
+        fresh.inspect_err(|_| self.fail(node))
     }
 
     fn receive(
@@ -391,15 +414,13 @@ impl Nodes {
         session: &mut Session,
         results: &mut [Result<Value, RedisError>],
     ) {
-        let Some(connection) = session.get_mut(node) else { return };
         let mut failed = None;
         for i in of_node {
             if let Some(error) = &failed {
                 results[*i] = Err(RedisError::clone(error));
                 continue;
             }
-            let received = set_timeout(connection, node, until)
-                .and_then(|()| sent(connection.recv_response(), node));
+            let Some(received) = session.receive(node, until) else { return };
             results[*i] = match received {
                 Ok(Value::ServerError(error)) => Err(refused(&error)),
                 Ok(value) => Ok(value),
@@ -410,7 +431,7 @@ impl Nodes {
             };
         }
         if failed.is_some() {
-            session.remove(node);
+            session.forget(node);
             self.fail(node);
         } else {
             *lock(&self.breakers).entry(node.clone()).or_default() = Breaker::default();
@@ -422,7 +443,18 @@ impl Nodes {
     }
 
     fn connect(&self, node: &str, until: Instant) -> Result<Connection, RedisError> {
+        self.connect_with(node, ProtocolVersion::RESP2, until)
+    }
+
+    fn connect_with(
+        &self,
+        node: &str,
+        protocol: ProtocolVersion,
+        until: Instant,
+    ) -> Result<Connection, RedisError> {
         let info = self.seeds[0].clone();
+        let settings = info.redis_settings().clone().set_protocol(protocol);
+        let info = info.set_redis_settings(settings);
         let (host, port) = node.rsplit_once(':').unwrap_or((node, "6379"));
         let port = port.parse().unwrap_or(6_379);
         let info = info.set_addr(::redis::ConnectionAddr::Tcp(host.into(), port));
@@ -511,7 +543,7 @@ fn refused(error: &::redis::ServerError) -> RedisError {
     }
 }
 
-fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, RedisError> {
+pub(super) fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, RedisError> {
     result.map_err(|e| RedisError::Node { node: node.into(), reason: e.to_string() })
 }
 
@@ -521,7 +553,11 @@ fn left(until: Instant) -> Option<Duration> {
     (left >= Duration::from_micros(100)).then_some(left)
 }
 
-fn set_timeout(connection: &Connection, node: &str, until: Instant) -> Result<(), RedisError> {
+pub(super) fn set_timeout(
+    connection: &Connection,
+    node: &str,
+    until: Instant,
+) -> Result<(), RedisError> {
     let late = || {
         let reason = io::Error::from(io::ErrorKind::TimedOut).to_string();
         RedisError::Node { node: node.into(), reason }

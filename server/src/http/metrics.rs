@@ -84,6 +84,7 @@ pub(super) struct Metrics {
     index_recall: Family<ReleaseName, Gauge<f64, AtomicU64>>,
     feature_cache_hits: Counter,
     feature_cache_misses: Counter,
+    feature_cache_invalidations: Counter,
     feature_store_failures: Counter,
     feature_malformed: Counter,
     external_values: Family<Outcome, Counter>,
@@ -127,6 +128,7 @@ impl Metrics {
             index_recall: Family::default(),
             feature_cache_hits: Counter::default(),
             feature_cache_misses: Counter::default(),
+            feature_cache_invalidations: Counter::default(),
             feature_store_failures: Counter::default(),
             feature_malformed: Counter::default(),
             external_values: Family::default(),
@@ -189,6 +191,11 @@ impl Metrics {
                 "feature_cache_misses",
                 "Records that the near cache lacked",
                 &self.feature_cache_misses,
+            ),
+            (
+                "feature_cache_invalidations",
+                "Hashes of records that others have changed in Redis",
+                &self.feature_cache_invalidations,
             ),
             (
                 "feature_store_failures",
@@ -305,6 +312,7 @@ impl Metrics {
         let of_store = [
             (self.feature_cache_hits.clone(), &counts.hits),
             (self.feature_cache_misses.clone(), &counts.misses),
+            (self.feature_cache_invalidations.clone(), &counts.invalidations),
             (self.feature_store_failures.clone(), &counts.failures),
             (self.feature_malformed.clone(), &counts.malformed),
         ];

@@ -1,0 +1,80 @@
+//! What is changed in Redis otherwise than through the shared log: whoever does that leaves a mark beside the hash, and Redis
+//! tells the servers that the mark was written (client tracking).
+//!
+//! The hashes themselves are not tracked: each event changes some of them, and an invalidation names a hash, which has the
+//! records of a 64th of all items. What an event changes comes from the shared log, item by item.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::RedisStore;
+use super::keys::{Keys, N_HASHES};
+use super::nodes::{Command, RedisError};
+use super::session::{Changed, Session};
+
+/// How long a node may take to tell.
+const TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The session in which Redis tells of marks.
+pub(super) struct Hearing {
+    /// What it was made for.
+    keys: Keys,
+    session: Session,
+    /// The hashes of whose marks Redis tells the next change.
+    is_told_of: [bool; N_HASHES],
+}
+
+impl Hearing {
+    pub(super) fn new(keys: Keys) -> Self {
+        Self { keys, session: Session::tracking(), is_told_of: [false; N_HASHES] }
+    }
+}
+
+impl RedisStore {
+    /// Has Redis tell what was changed otherwise than through the shared log, and has it read anew. To be called now and then.
+    ///
+    /// # Errors
+    /// If a node does not answer at once. Everything is read anew when it does.
+    pub fn hear_of_changes(&self) -> Result<(), RedisError> {
+        let (keys, until) = (self.keys(), Instant::now() + TIMEOUT);
+        let mut hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
+        if hearing.keys.generation != keys.generation {
+            *hearing = Hearing::new(keys);
+        }
+        let heard = self.nodes.hear(&mut hearing.session, until);
+        self.heed(&mut hearing);
+        heard?;
+        let unknown: Vec<usize> = (0..N_HASHES).filter(|i| !hearing.is_told_of[*i]).collect();
+        let read = |hash: &usize| {
+            let mark = hearing.keys.mark(*hash);
+            Command::new(&mark, ::redis::cmd("EXISTS").arg(&mark))
+        };
+        let reads: Vec<Command> = unknown.iter().map(read).collect();
+        let results = self.nodes.run_in(&mut hearing.session, &reads, until);
+        self.heed(&mut hearing);
+        for (hash, result) in unknown.into_iter().zip(results) {
+            result?;
+            hearing.is_told_of[hash] = true;
+            // Nobody told what has happened until now.
+            self.near.doubt(hash);
+        }
+        Ok(())
+    }
+
+    fn heed(&self, hearing: &mut Hearing) {
+        for changed in hearing.session.take_heard() {
+            match changed {
+                Changed::Key(name) => {
+                    let Some(hash) = hearing.keys.marked(&name) else { continue };
+                    hearing.is_told_of[hash] = false;
+                    self.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+                }
+                Changed::Any => {
+                    hearing.is_told_of = [false; N_HASHES];
+                    self.near.doubt_all();
+                }
+            }
+        }
+    }
+}
