@@ -3,6 +3,7 @@
 //! A job is admitted only if it can be expected to be done in time: so under overload the threads work on what will be of
 //! use, and the rest is told at once.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use actix_web::http::StatusCode;
-use actix_web::web;
+use actix_web::{rt, web};
 use engine::cost::Cost;
 use engine::pipeline::Scratch;
 use tokio::sync::oneshot;
@@ -26,6 +27,9 @@ const USER_SHARE: f64 = 0.75;
 
 /// Threads of the pipeline give way to those that take requests in and refuse them.
 const NICENESS: i32 = 5;
+
+/// How long a thread that takes requests in rests when it had to refuse some.
+const REST: Duration = Duration::from_millis(1);
 
 /// Of the time that a job of the lower class has, so much may be spent on waiting, its inverse.
 const LOW_SHARE: u32 = 4;
@@ -52,6 +56,23 @@ pub(super) struct Wish {
     pub(super) class: Class,
     /// When it must be done.
     pub(super) until: Instant,
+}
+
+thread_local! {
+    /// Whether this thread is about to rest.
+    static RESTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has this thread, which takes requests in, sleep for a moment when it has seen to all that have come. While more are refused
+/// than are answered, each one that comes would wake it, and so interrupt a thread of the pipeline for two changes of context and
+/// little work; after the rest, those that have come meanwhile are seen to at once.
+fn rest() {
+    if !RESTS.replace(true) {
+        rt::spawn(async {
+            thread::sleep(REST);
+            RESTS.set(false);
+        });
+    }
 }
 
 /// How busy the threads are.
@@ -160,6 +181,7 @@ impl Pool {
         job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         if !self.load.admits(wish) {
+            rest();
             return Err(Refusal::Late);
         }
         let is_free = self.load.expected_wait().is_zero();
