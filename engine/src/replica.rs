@@ -3,21 +3,20 @@
 //! the event log there, which releases are trained on.
 
 mod external;
+mod following;
+mod keeping;
 mod making;
 
 pub use external::ExternalCounts;
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use featurestore::log::{
-    EventIds, EventLog, FsyncPolicy, OpenLogError, Outcome, Position, Record, ScanError,
-};
+use featurestore::log::{EventIds, EventLog, FsyncPolicy, Outcome, Position, Record, ScanError};
 use featurestore::redis::{
     Change, Entry, Follower, Nodes, RedisError, RedisSettings, RedisStore, SharedLog, Stamp,
 };
@@ -32,7 +31,7 @@ use crate::state::{
     Keeps, OpenStateError, State, WriteSnapshotError, log_folder, open_store, write_snapshot,
 };
 
-use making::{Making, note, reapply};
+use making::{Making, note};
 
 /// How long an append waits until its entry has come back and is in the features.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,15 +44,6 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// How long it rests after a failure.
 const REST: Duration = Duration::from_millis(50);
-
-/// How often it is tried to become the one that keeps the log.
-const KEEPER_REST: Duration = Duration::from_secs(1);
-
-/// Entries whose outcomes are remembered for those who appended them.
-const MAX_OUTCOMES: usize = 10_000;
-
-/// Most events that are folded into Redis together.
-const MAX_FOLDED: usize = 4_000;
 
 /// Why a server cannot take part.
 #[derive(Debug, thiserror::Error)]
@@ -425,185 +415,6 @@ impl Replica {
         self.is_stopped.load(Ordering::SeqCst)
     }
 
-    fn follow(&self, listeners: &Listeners) {
-        let (mut follower, mut looked_at) = (Follower::new(self.log.clone()), None::<Instant>);
-        let mut last_error = String::new();
-        while !self.is_stopped() {
-            let is_due = looked_at.is_none_or(|at| at.elapsed() >= POLL);
-            let looked = if is_due { self.look_after(&listeners.release) } else { Ok(()) };
-            if is_due {
-                // After a failure it is looked again at once: entries may have gone meanwhile.
-                looked_at = looked.is_ok().then(Instant::now);
-            }
-            let result = looked.and_then(|()| match self.is_behind() {
-                true => Ok(()),
-                false => self.follow_on(&mut follower, &listeners.deleted),
-            });
-            if self.is_stopped() {
-                return;
-            }
-            if result.is_ok() && self.is_behind() {
-                looked_at = None;
-                thread::sleep(REST);
-            }
-            if let Err(error) = result {
-                let error = error.to_string();
-                if error != last_error {
-                    eprintln!("error: the shared log is not followed for now: {error}");
-                }
-                last_error = error;
-                looked_at = None;
-                self.nodes.maintain();
-                thread::sleep(REST);
-            } else if !last_error.is_empty() {
-                eprintln!("the shared log is followed again");
-                last_error.clear();
-            }
-        }
-    }
-
-    /// Takes in the next entries.
-    fn follow_on(
-        &self,
-        follower: &mut Follower,
-        on_deleted: &dyn Fn(&str),
-    ) -> Result<(), ReplicaError> {
-        let after = lock(&self.live).state.followed();
-        let entries = follower.next(after, POLL)?;
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
-            let (mut noted, mut deleted, mut last) = (Vec::new(), Vec::new(), None);
-            let features = {
-                let mut live = lock(&self.live);
-                let Live { state, ids } = &mut *live;
-                while noted.len() < MAX_FOLDED
-                    && let Some(entry) = entries.next()
-                {
-                    // Another release may have been put into service meanwhile, with all of this.
-                    if entry.stamp > state.followed() {
-                        self.external.count(&entry, state);
-                        let outcomes = take_in(state, ids, &entry, &mut noted);
-                        lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
-                        last = Some(entry.stamp);
-                        deleted.extend(entry.records.into_iter().filter_map(
-                            |record| match record {
-                                Record::DeleteUser { id } => Some(id),
-                                _ => None,
-                            },
-                        ));
-                    }
-                }
-                self.features()
-            };
-            let Some(last) = last else { continue };
-            self.fold(&features, &noted, last)?;
-            let mut reached = lock(&self.reached);
-            reached.stamp = last;
-            while reached.outcomes.len() > MAX_OUTCOMES {
-                reached.outcomes.pop_first();
-            }
-            drop(reached);
-            self.has_moved.notify_all();
-            deleted.iter().for_each(|id| on_deleted(id));
-        }
-        Ok(())
-    }
-
-    /// Folds `noted`, which are in the state up to `last`, into `features`. Whatever happens meanwhile, they must come there:
-    /// so it fails only if the server ends.
-    fn fold(
-        &self,
-        features: &Arc<RedisStore>,
-        noted: &[Change],
-        last: Stamp,
-    ) -> Result<(), ReplicaError> {
-        let mut last_error = String::new();
-        while !self.is_stopped() {
-            // Another release was put into service, with features that know all that is in the state.
-            if !Arc::ptr_eq(&self.features(), features) {
-                return Ok(());
-            }
-            // Nothing is folded over a gap. What closes it brings `noted` along.
-            let result = match self.is_behind() {
-                true => self.renew_generation(),
-                false => features.apply_until(noted, last).map_err(ReplicaError::from),
-            };
-            match result {
-                Ok(()) if !self.is_behind() => return Ok(()),
-                Ok(()) => {}
-                Err(error) => {
-                    let words = error.to_string();
-                    if words != last_error {
-                        eprintln!("error: events do not come into Redis for now: {words}");
-                    }
-                    last_error = words;
-                    self.nodes.maintain();
-                    // Redis may have lost something, and what cannot be read is made anew.
-                    self.is_behind.store(true, Ordering::SeqCst);
-                    if matches!(error, ReplicaError::Redis(RedisError::Malformed(_))) {
-                        // If it fails, what is there is still malformed the next time.
-                        let _ = features.discard();
-                    }
-                }
-            }
-            thread::sleep(REST);
-        }
-        Err(ReplicaError::Stopped)
-    }
-
-    /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
-    fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
-        self.nodes.maintain();
-        let head = self.log.head(Instant::now() + Duration::from_secs(1))?;
-        if head.forgotten > self.with_state(State::followed) {
-            return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
-        }
-        if let Some(release) = head.release {
-            on_release(&release);
-        }
-        self.renew_generation()?;
-        // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
-        let _ = self.features().hear_of_changes();
-        Ok(())
-    }
-
-    /// Uses the generation that is in Redis; if there is none any more, Redis has lost its data, and gets it again.
-    fn renew_generation(&self) -> Result<(), ReplicaError> {
-        let features = self.features();
-        match features.generation()? {
-            Some(generation) if generation.name == features.generation_name() => {
-                if !self.is_behind() {
-                    return Ok(());
-                }
-            }
-            Some(generation) => {
-                self.is_behind.store(true, Ordering::SeqCst);
-                features.use_generation(&generation);
-            }
-            None => {
-                self.is_behind.store(true, Ordering::SeqCst);
-                eprintln!("Redis has lost the features: they are made again from the log");
-                let schema = self.with_state(|state| state.schema().clone());
-                self.making().load(&features, &schema, None)?;
-            }
-        }
-        let is_whole = {
-            let live = lock(&self.live);
-            if !Arc::ptr_eq(&self.features(), &features) {
-                return Ok(());
-            }
-            let outcomes = lock(&self.reached).outcomes.clone();
-            reapply(&self.log, &features, &live.state, &outcomes)?
-        };
-        if !is_whole {
-            // The log on the disk has it, or will have it in a moment.
-            let schema = self.with_state(|state| state.schema().clone());
-            return self.making().load(&features, &schema, None);
-        }
-        self.is_behind.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
     fn making(&self) -> Making<'_> {
         Making {
             data_dir: &self.data_dir,
@@ -612,77 +423,6 @@ impl Replica {
             log: &self.log,
             me: &self.me,
             is_stopped: &self.is_stopped,
-        }
-    }
-
-    fn keep(&self) {
-        let mut last_error = String::new();
-        while !self.is_stopped() {
-            if let Err(error) = self.keep_on() {
-                if error != last_error {
-                    eprintln!("the event log is not kept by this server: {error}");
-                }
-                last_error = error;
-            }
-            thread::sleep(if self.is_stopped() { Duration::ZERO } else { KEEPER_REST });
-        }
-    }
-
-    /// Keeps the log until something fails: another process keeps it, perhaps.
-    fn keep_on(&self) -> Result<(), String> {
-        let folder = log_folder(&self.data_dir);
-        let in_words = |e: &dyn std::error::Error| {
-            let mut words = e.to_string();
-            let mut source = e.source();
-            while let Some(cause) = source {
-                let _ = write!(words, ": {cause}");
-                source = cause.source();
-            }
-            words
-        };
-        let (mut log, opened) = EventLog::open(&folder, self.fsync).map_err(|e| match e {
-            OpenLogError::InUse { .. } => "another process does".to_owned(),
-            e => in_words(&e),
-        })?;
-        let mut at = opened.followed;
-        if self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
-            return Err(ReplicaError::Behind { log: folder }.to_string());
-        }
-        let (mut follower, mut has_failed) = (Follower::new(self.log.clone()), false);
-        loop {
-            if has_failed && self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
-                return Err(ReplicaError::Behind { log: folder }.to_string());
-            }
-            has_failed = false;
-            *lock(&self.kept) = Some((at, log.position()));
-            let is_last = self.is_stopped();
-            let wait = if is_last { Duration::ZERO } else { POLL };
-            match follower.next(at, wait) {
-                Ok(entries) => {
-                    for entry in entries {
-                        // An empty one may stand for those that Redis has lost.
-                        if entry.records.is_empty()
-                            && self.log.has_forgotten(at).map_err(|e| in_words(&e))?
-                        {
-                            return Err(ReplicaError::Behind { log: folder }.to_string());
-                        }
-                        log.append_followed(&entry.records, entry.stamp)
-                            .map_err(|e| in_words(&e))?;
-                        at = entry.stamp;
-                    }
-                }
-                Err(_) => {
-                    has_failed = !is_last;
-                    thread::sleep(if is_last { Duration::ZERO } else { REST });
-                }
-            }
-            if is_last || self.fsync != FsyncPolicy::Never {
-                log.sync().map_err(|e| in_words(&e))?;
-            }
-            if is_last {
-                *lock(&self.kept) = Some((at, log.position()));
-                return Ok(());
-            }
         }
     }
 }

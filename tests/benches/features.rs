@@ -5,14 +5,14 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use featurestore::plan::{ItemRows, PlanBuilder};
+use featurestore::plan::ItemRows;
 use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
-use featurestore::schema::{EventType, FeatureEntry, FieldKind};
+use featurestore::schema::{EventType, FieldKind};
 use featurestore::{
     EmbeddedStore, Entities, Event, EventTypeId, FeaturePlan, FeatureStore, Freshness, ItemId,
     NO_SESSION, Schema, Timestamp, UserId, Value,
 };
-use tests::Redis;
+use tests::{Redis, plan_of};
 
 const N_ITEMS: u32 = 100_000;
 const N_BRANDS: u32 = 1_000;
@@ -34,16 +34,6 @@ fn schema() -> Schema {
         item_fields: [("brand".to_owned(), FieldKind::Category)].into(),
         ..Schema::default()
     }
-}
-
-fn plan(schema: &Schema) -> Arc<FeaturePlan> {
-    let table: toml::Table = FEATURES.parse().expect("it is TOML");
-    let entries: Vec<FeatureEntry> = table["features"].clone().try_into().expect("features");
-    let mut builder = PlanBuilder::new(schema);
-    for (column, entry) in entries.iter().enumerate() {
-        assert!(builder.feature(column, &entry.resolve(schema).expect("it is known")));
-    }
-    Arc::new(builder.build())
 }
 
 fn event(item: u32) -> Event {
@@ -92,7 +82,7 @@ fn in_redis(redis: &Redis, embedded: &Arc<EmbeddedStore>, near_cache_bytes: u64)
 
 fn features(criterion: &mut Criterion) {
     let schema = schema();
-    let embedded = embedded(&plan(&schema), &schema);
+    let embedded = embedded(&plan_of(FEATURES, &schema), &schema);
     let mut group = criterion.benchmark_group("read 1,000 of 100,000 items");
     let mut measure = |name: &str, store: &dyn FeatureStore| {
         let (mut rows, mut round) = (ItemRows::default(), 0);

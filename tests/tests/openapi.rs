@@ -11,6 +11,15 @@ fn the_routes_are_described_for_programs_and_for_people() {
     let server = Project::trained(&Shop::default()).serve();
     let document: Value = server.get("/openapi.json").json();
     assert_eq!(document["openapi"], "3.1.0");
+    // A user is neither hidden nor published.
+    let put = |one: &str| {
+        let body = &document["paths"][one]["put"]["requestBody"]["content"]["application/json"];
+        let name = body["schema"]["$ref"].as_str().expect("it is described by its name");
+        let schema = document.pointer(name.trim_start_matches('#')).expect("it is there");
+        schema["properties"].as_object().expect("an object").keys().cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(put("/v1/users/{id}"), ["fields", "id"]);
+    assert!(put("/v1/items/{id}").contains(&"hidden".to_owned()));
     let page = server.get("/docs");
     assert!(page.content_type.starts_with("text/html"), "{}", page.content_type);
     for (path, operations) in document["paths"].as_object().expect("there are paths") {

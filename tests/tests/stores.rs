@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use featurestore::plan::{FeatureScratch, ItemRows, PlanBuilder};
+use featurestore::plan::{FeatureScratch, ItemRows};
 use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
-use featurestore::schema::{EventType, FeatureEntry, FieldKind};
+use featurestore::schema::{EventType, FieldKind};
 use featurestore::{
     EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, Freshness, ItemId, NO_SESSION,
     Schema, Timestamp, UserId, Value,
 };
 use proptest::prelude::*;
-use tests::Redis;
+use tests::{Redis, plan_of};
 
 const N_USERS: u32 = 6;
 const N_ITEMS: u32 = 12;
@@ -41,16 +41,6 @@ fn schema() -> Schema {
         item_fields: [("colour".to_owned(), FieldKind::Category)].into(),
         ..Schema::default()
     }
-}
-
-fn plan(schema: &Schema) -> Arc<FeaturePlan> {
-    let table: toml::Table = FEATURES.parse().expect("it is TOML");
-    let entries: Vec<FeatureEntry> = table["features"].clone().try_into().expect("features");
-    let mut builder = PlanBuilder::new(schema);
-    for (column, entry) in entries.iter().enumerate() {
-        assert!(builder.feature(column, &entry.resolve(schema).expect("it is known")));
-    }
-    Arc::new(builder.build())
 }
 
 /// A store that knows all users and items, the items in three colours, some in two.
@@ -188,7 +178,7 @@ fn fold(store: &RedisStore, catalogue: &EmbeddedStore, events: &[Event], batch: 
 fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
     let Some(redis) = Redis::start() else { return };
     let schema = schema();
-    let plan = plan(&schema);
+    let plan = plan_of(FEATURES, &schema);
     let catalogue = store(Arc::new(plan.for_boards()), &schema);
     let cases = proptest::test_runner::Config::with_cases(40);
     let parts = (proptest::collection::vec(event(), 1..120), any::<u64>(), 1usize..40);
@@ -230,7 +220,7 @@ fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
 /// lost, and if everything was removed.
 fn hears_of_changes(redis: &[Redis]) {
     let schema = schema();
-    let plan = plan(&schema);
+    let plan = plan_of(FEATURES, &schema);
     let catalogue = store(Arc::new(plan.for_boards()), &schema);
     let urls: Vec<String> = redis.iter().map(Redis::url).collect();
     let reading = connected(&urls, &plan, &catalogue);
@@ -321,7 +311,7 @@ fn size_of(n_users: u32) -> u64 {
     const EVENTS: i64 = 50;
     let redis = Redis::start().expect("it was started before");
     let schema = schema();
-    let plan = plan(&schema);
+    let plan = plan_of(FEATURES, &schema);
     let catalogue = store(Arc::new(plan.for_boards()), &schema);
     for user in 0..n_users {
         catalogue.intern(&format!("customer-{user:07}"), "i1");

@@ -62,6 +62,16 @@ pub(super) struct Entity {
     hidden: Option<bool>,
 }
 
+/// The parts of an [`Entity`] that a user has: how users are described.
+#[derive(ToSchema)]
+pub(super) struct UserEntity {
+    #[expect(dead_code, reason = "it is only described")]
+    id: Option<String>,
+    #[schema(value_type = Object)]
+    #[expect(dead_code, reason = "it is only described")]
+    fields: Fields,
+}
+
 impl Kind {
     /// That of the route that `http` took.
     fn of(http: &HttpRequest) -> Self {

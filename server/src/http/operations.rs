@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::answer::{Answer, BatchAnswer};
-use super::catalogue::{self, Entity, PutReport};
+use super::catalogue::{self, Entity, PutReport, UserEntity};
 use super::erase::{self, Receipt};
 use super::events::{self, Report, SentEvent};
 use super::explain::{self, Explained};
@@ -82,8 +82,8 @@ const PAGE: &[&str] = &["n", "page_token"];
 
 /// Every operation of the server.
 pub(super) fn operations() -> Vec<Operation> {
-    let items = of_catalogue("/v1/items", "/v1/items/{id}", Access::ByMethod);
-    let users = of_catalogue("/v1/users", "/v1/users/{id}", Access::To(Scope::Admin));
+    let items = of_catalogue::<Entity>("/v1/items", "/v1/items/{id}", Access::ByMethod);
+    let users = of_catalogue::<UserEntity>("/v1/users", "/v1/users/{id}", Access::To(Scope::Admin));
     let all = lists().into_iter().chain(changes()).chain(items).chain(users);
     all.chain(administration()).chain(of_the_server()).collect()
 }
@@ -265,9 +265,13 @@ fn of_the_server() -> [Operation; 5] {
     ]
 }
 
-/// The routes of items or users, but `DELETE`.
-fn of_catalogue(many: &'static str, one: &'static str, access: Access) -> [Operation; 5] {
-    let entity = Form::Type(of::<Entity>);
+/// The routes of items or users, which are written as `T`, but `DELETE`.
+fn of_catalogue<T: ToSchema>(
+    many: &'static str,
+    one: &'static str,
+    access: Access,
+) -> [Operation; 5] {
+    let entity = Form::Type(of::<T>);
     [
         Operation {
             summary: "A page of all",

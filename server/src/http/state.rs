@@ -1,10 +1,10 @@
 //! What the routes share: the release in service, the live state, the log that feeds it.
 
+mod activation;
 mod shown;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -15,20 +15,17 @@ use actix_web::http::StatusCode;
 use anyhow::{Context, bail};
 use engine::clock::Clock;
 use engine::config::{Config, Fsync, StoreKind};
-use engine::pipeline::{Pipeline, Query, Scratch};
+use engine::pipeline::Pipeline;
 use engine::release::{Manifest, OpenReleaseError, Release};
 use engine::replica::{Listeners, Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
-use engine::state::{
-    Keeps, OpenStateError, State, compact_log, log_folder, open_store, write_snapshot,
-};
+use engine::state::{Keeps, State, compact_log, log_folder, open_store, write_snapshot};
 use engine::stored_lists::StoredLists;
 use featurestore::log::{
-    AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Position, Record,
-    ScanError,
+    AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Record,
 };
 use featurestore::redis::RedisError;
-use featurestore::{EmbeddedStore, NamedEvent, Schema, UserId};
+use featurestore::{EmbeddedStore, NamedEvent, Schema};
 use tokio::sync::Semaphore;
 
 use super::ids::RecommendationIds;
@@ -44,14 +41,8 @@ use crate::causes::with_causes;
 /// How often it is looked whether there are new lists, or another release was activated.
 const LOOK_AT_FILES: Duration = Duration::from_secs(2);
 
-/// After this, a release that other servers serve and this one could not is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
-
 /// How often it is looked whether somebody has done something with items that the release has no vector of.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
-
-/// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
-const WARM_UP_USERS: u32 = 32;
 
 /// How long a change of the catalogue waits for what other servers have changed before.
 pub(super) const CATCH_UP: Duration = Duration::from_secs(1);
@@ -115,46 +106,6 @@ pub(super) struct Engine {
     lists: RwLock<BTreeMap<String, (SystemTime, Arc<StoredLists>)>>,
 }
 
-/// Why a release was not activated. The one in service stays.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ActivateError {
-    /// It is not there, or damaged.
-    #[error(transparent)]
-    Shelf(#[from] ShelfError),
-    /// It does not fit the log.
-    #[error(transparent)]
-    State(#[from] OpenStateError),
-    /// The other servers, or what they share, stand in the way.
-    #[error(transparent)]
-    Replica(#[from] ReplicaError),
-    /// It does not answer.
-    #[error("release {0:?} failed when it was warmed up")]
-    SelfTest(String),
-    /// The server has none in service yet, or is ending.
-    #[error("the server is not ready")]
-    NotReady,
-}
-
-impl From<ScanError> for ActivateError {
-    fn from(error: ScanError) -> Self {
-        Self::State(error.into())
-    }
-}
-
-impl From<ActivateError> for Problem {
-    fn from(error: ActivateError) -> Self {
-        let detail = with_causes(&error);
-        match error {
-            ActivateError::Shelf(ShelfError::Unknown { .. }) => {
-                Self::new(StatusCode::NOT_FOUND, "unknown_release", detail)
-            }
-            ActivateError::NotReady => Self::not_ready(detail),
-            ActivateError::Shelf(ShelfError::Io { .. }) => Self::internal(detail),
-            _ => Self::new(StatusCode::CONFLICT, "release_refused", detail),
-        }
-    }
-}
-
 /// Why events or changes of the catalogue were not taken in: none of them was.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum IngestError {
@@ -167,15 +118,6 @@ pub(super) enum IngestError {
     /// The shared log did not take them, as far as is known.
     #[error(transparent)]
     Shared(#[from] ReplicaError),
-}
-
-/// What an activation does with the shelf.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Shelving {
-    /// The release is the active one from now on.
-    Noted,
-    /// The shelf said so already, and may say something else by now.
-    Left,
 }
 
 impl From<IngestError> for Problem {
@@ -319,55 +261,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Serves the release that another server was told to serve. `tried`: the one that is being tried; one that is refused is
-    /// tried again after a while.
-    fn follow_release(self: &Arc<Self>, id: &str, tried: &Arc<Mutex<String>>) {
-        let serves = self.active().is_some_and(|active| active.release().manifest.id == id);
-        let mut now_tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-        if serves || *now_tried == id {
-            return;
-        }
-        // The follower, which this is called by, must go on meanwhile.
-        now_tried.clear();
-        now_tried.push_str(id);
-        let (engine, id, tried) = (self.clone(), id.to_owned(), tried.clone());
-        std::thread::spawn(move || {
-            match engine.put_into_service(&id, Shelving::Noted) {
-                Ok(()) => eprintln!("release {id} is served, as the other servers do"),
-                Err(error) => {
-                    eprintln!("error: release {id} is not served: {}", with_causes(&error));
-                    std::thread::sleep(TRY_AGAIN);
-                }
-            }
-            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
-            if *tried == id {
-                tried.clear();
-            }
-        });
-    }
-
-    /// Serves the release that the shelf names as active, if that has changed since `known`: `cascade releases activate` does
-    /// so beside a server.
-    fn follow_shelf(&self, known: &Mutex<String>) {
-        let Ok(id) = self.shelf.active() else { return };
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == id {
-            return;
-        }
-        known.clone_from(&id);
-        if self.active().is_none_or(|active| active.release().manifest.id == id) {
-            return;
-        }
-        match self.put_into_service(&id, Shelving::Left) {
-            Ok(()) => eprintln!("release {id} is served, which is active now"),
-            Err(error) => {
-                eprintln!("error: release {id} is active, and not served: {}", with_causes(&error));
-                std::thread::sleep(TRY_AGAIN);
-                known.clear();
-            }
-        }
-    }
-
     /// Waits until everything is taken in that any server has acknowledged by now. `false` if that takes too long.
     pub(super) fn catch_up(&self, until: Instant) -> bool {
         self.replica.get().is_none_or(|replica| replica.catch_up(until))
@@ -495,102 +388,6 @@ impl Engine {
         &self,
     ) -> Result<(String, Vec<(String, Result<Manifest, OpenReleaseError>)>), ShelfError> {
         Ok((self.shelf.active()?, self.shelf.list()?))
-    }
-
-    /// Puts the release called `id` into service: opened, checked and warmed up first, then swapped in at once.
-    ///
-    /// # Errors
-    /// If anything is wrong with it; the one in service stays.
-    pub(super) fn activate(&self, id: &str) -> Result<(), ActivateError> {
-        self.put_into_service(id, Shelving::Noted)?;
-        if let Some(replica) = self.replica.get() {
-            replica.announce_release(id)?;
-        }
-        Ok(())
-    }
-
-    fn put_into_service(&self, id: &str, shelving: Shelving) -> Result<(), ActivateError> {
-        let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
-        let release = Arc::new(self.shelf.open(id)?);
-        if let Some(replica) = self.replica.get() {
-            let warm_up = |pipeline: &Pipeline| self.warm_up(pipeline).is_ok();
-            let pipeline = replica.activate(&release, warm_up)?;
-            let pipeline = pipeline.ok_or_else(|| ActivateError::SelfTest(id.to_owned()))?;
-            self.note_active(id, shelving)?;
-            self.swap(pipeline);
-            return Ok(());
-        }
-        let shared = self.shared_store(&release)?;
-        match shared {
-            Some(pipeline) => {
-                self.warm_up(&pipeline)?;
-                self.note_active(id, shelving)?;
-                self.swap(pipeline);
-            }
-            None => self.activate_with_new_state(&release, shelving)?,
-        }
-        Ok(())
-    }
-
-    fn note_active(&self, id: &str, shelving: Shelving) -> Result<(), ShelfError> {
-        match shelving {
-            Shelving::Noted => self.shelf.activate(id),
-            Shelving::Left => Ok(()),
-        }
-    }
-
-    /// `release` with the state in service, if that remembers what it needs.
-    fn shared_store(&self, release: &Arc<Release>) -> Result<Option<Arc<Pipeline>>, ActivateError> {
-        let ingest = self.lock_ingest();
-        let Some(Ingest { state, .. }) = &*ingest else { return Err(ActivateError::NotReady) };
-        if !state.fits(release, Keeps::Everything) {
-            return Ok(None);
-        }
-        state.check_items(release, &self.log_folder())?;
-        Ok(Some(Arc::new(Pipeline::new(release.clone(), state.store().clone()))))
-    }
-
-    /// Folds the log anew for `release`, most of it while events go on coming in.
-    fn activate_with_new_state(
-        &self,
-        release: &Arc<Release>,
-        shelving: Shelving,
-    ) -> Result<(), ActivateError> {
-        let mut state = State::empty(release, Keeps::Everything);
-        let records = match &*self.lock_ingest() {
-            Some(ingest) => ingest.log.scan(Position::START)?,
-            None => return Err(ActivateError::NotReady),
-        };
-        state.follow(records)?;
-        state.check_items(release, &self.log_folder())?;
-        let pipeline = Arc::new(Pipeline::new(release.clone(), state.store().clone()));
-        self.warm_up(&pipeline)?;
-        self.note_active(&release.manifest.id, shelving)?;
-        let mut ingest = self.lock_ingest();
-        let Some(ingest) = &mut *ingest else { return Err(ActivateError::NotReady) };
-        state.follow(ingest.log.scan(state.position())?)?;
-        ingest.state = state;
-        self.swap(pipeline);
-        Ok(())
-    }
-
-    /// Asks `pipeline` for lists of nobody and of some users, in every placement.
-    fn warm_up(&self, pipeline: &Pipeline) -> Result<(), ActivateError> {
-        let n_users = pipeline.store().view(|view| view.users().len()) as u32;
-        let step = n_users.div_ceil(WARM_UP_USERS).max(1) as usize;
-        let users = (0..n_users).step_by(step).map(|user| Some(UserId(user)));
-        let users: Vec<Option<UserId>> = std::iter::once(None).chain(users).collect();
-        let now = self.clock.now();
-        let ask = || {
-            let mut scratch = Scratch::default();
-            for scenario in pipeline.release().scenarios.values() {
-                for user in &users {
-                    pipeline.recommend(scenario, &Query::new(*user, now, 10), &mut scratch);
-                }
-            }
-        };
-        let failed = |_| ActivateError::SelfTest(pipeline.release().manifest.id.clone());
-        catch_unwind(AssertUnwindSafe(ask)).map_err(failed)
     }
 
     /// Forces the log to the disk, writes what waits of the impressions, and writes the snapshot.

@@ -1,0 +1,200 @@
+//! A server takes in the entries of the shared log as they come, folds them into the features, and looks whether those are
+//! still there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use featurestore::log::Record;
+use featurestore::redis::{Change, Follower, RedisError, RedisStore, Stamp};
+
+use super::making::reapply;
+use super::{Listeners, Live, POLL, REST, Replica, ReplicaError, lock, take_in};
+use crate::state::{State, log_folder};
+
+/// Entries whose outcomes are remembered for those who appended them.
+const MAX_OUTCOMES: usize = 10_000;
+
+/// Most events that are folded into Redis together.
+const MAX_FOLDED: usize = 4_000;
+
+impl Replica {
+    pub(super) fn follow(&self, listeners: &Listeners) {
+        let (mut follower, mut looked_at) = (Follower::new(self.log.clone()), None::<Instant>);
+        let mut last_error = String::new();
+        while !self.is_stopped() {
+            let is_due = looked_at.is_none_or(|at| at.elapsed() >= POLL);
+            let looked = if is_due { self.look_after(&listeners.release) } else { Ok(()) };
+            if is_due {
+                // After a failure it is looked again at once: entries may have gone meanwhile.
+                looked_at = looked.is_ok().then(Instant::now);
+            }
+            let result = looked.and_then(|()| match self.is_behind() {
+                true => Ok(()),
+                false => self.follow_on(&mut follower, &listeners.deleted),
+            });
+            if self.is_stopped() {
+                return;
+            }
+            if result.is_ok() && self.is_behind() {
+                looked_at = None;
+                thread::sleep(REST);
+            }
+            if let Err(error) = result {
+                let error = error.to_string();
+                if error != last_error {
+                    eprintln!("error: the shared log is not followed for now: {error}");
+                }
+                last_error = error;
+                looked_at = None;
+                thread::sleep(REST);
+            } else if !last_error.is_empty() {
+                eprintln!("the shared log is followed again");
+                last_error.clear();
+            }
+        }
+    }
+
+    /// Takes in the next entries.
+    fn follow_on(
+        &self,
+        follower: &mut Follower,
+        on_deleted: &dyn Fn(&str),
+    ) -> Result<(), ReplicaError> {
+        let after = lock(&self.live).state.followed();
+        let entries = follower.next(after, POLL)?;
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
+            let (mut noted, mut deleted, mut last) = (Vec::new(), Vec::new(), None);
+            let features = {
+                let mut live = lock(&self.live);
+                let Live { state, ids } = &mut *live;
+                while noted.len() < MAX_FOLDED
+                    && let Some(entry) = entries.next()
+                {
+                    // Another release may have been put into service meanwhile, with all of this.
+                    if entry.stamp > state.followed() {
+                        self.external.count(&entry, state);
+                        let outcomes = take_in(state, ids, &entry, &mut noted);
+                        lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
+                        last = Some(entry.stamp);
+                        deleted.extend(entry.records.into_iter().filter_map(
+                            |record| match record {
+                                Record::DeleteUser { id } => Some(id),
+                                _ => None,
+                            },
+                        ));
+                    }
+                }
+                self.features()
+            };
+            let Some(last) = last else { continue };
+            self.fold(&features, &noted, last)?;
+            let mut reached = lock(&self.reached);
+            reached.stamp = last;
+            while reached.outcomes.len() > MAX_OUTCOMES {
+                reached.outcomes.pop_first();
+            }
+            drop(reached);
+            self.has_moved.notify_all();
+            deleted.iter().for_each(|id| on_deleted(id));
+        }
+        Ok(())
+    }
+
+    /// Folds `noted`, which are in the state up to `last`, into `features`. Whatever happens meanwhile, they must come there:
+    /// so it fails only if the server ends.
+    fn fold(
+        &self,
+        features: &Arc<RedisStore>,
+        noted: &[Change],
+        last: Stamp,
+    ) -> Result<(), ReplicaError> {
+        let mut last_error = String::new();
+        while !self.is_stopped() {
+            // Another release was put into service, with features that know all that is in the state.
+            if !Arc::ptr_eq(&self.features(), features) {
+                return Ok(());
+            }
+            // Nothing is folded over a gap. What closes it brings `noted` along.
+            let result = match self.is_behind() {
+                true => self.renew_generation(),
+                false => features.apply_until(noted, last).map_err(ReplicaError::from),
+            };
+            match result {
+                Ok(()) if !self.is_behind() => return Ok(()),
+                Ok(()) => {}
+                Err(error) => {
+                    let words = error.to_string();
+                    if words != last_error {
+                        eprintln!("error: events do not come into Redis for now: {words}");
+                    }
+                    last_error = words;
+                    self.nodes.maintain();
+                    // Redis may have lost something, and what cannot be read is made anew.
+                    self.is_behind.store(true, Ordering::SeqCst);
+                    if matches!(error, ReplicaError::Redis(RedisError::Malformed(_))) {
+                        // If it fails, what is there is still malformed the next time.
+                        let _ = features.discard();
+                    }
+                }
+            }
+            thread::sleep(REST);
+        }
+        Err(ReplicaError::Stopped)
+    }
+
+    /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
+    fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
+        self.nodes.maintain();
+        let head = self.log.head(Instant::now() + Duration::from_secs(1))?;
+        if head.forgotten > self.with_state(State::followed) {
+            return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
+        }
+        if let Some(release) = head.release {
+            on_release(&release);
+        }
+        self.renew_generation()?;
+        // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
+        let _ = self.features().hear_of_changes();
+        Ok(())
+    }
+
+    /// Uses the generation that is in Redis; if there is none any more, Redis has lost its data, and gets it again.
+    fn renew_generation(&self) -> Result<(), ReplicaError> {
+        let features = self.features();
+        match features.generation()? {
+            Some(generation) if generation.name == features.generation_name() => {
+                if !self.is_behind() {
+                    return Ok(());
+                }
+            }
+            Some(generation) => {
+                self.is_behind.store(true, Ordering::SeqCst);
+                features.use_generation(&generation);
+            }
+            None => {
+                self.is_behind.store(true, Ordering::SeqCst);
+                eprintln!("Redis has lost the features: they are made again from the log");
+                let schema = self.with_state(|state| state.schema().clone());
+                self.making().load(&features, &schema, None)?;
+            }
+        }
+        let is_whole = {
+            let live = lock(&self.live);
+            if !Arc::ptr_eq(&self.features(), &features) {
+                return Ok(());
+            }
+            let outcomes = lock(&self.reached).outcomes.clone();
+            reapply(&self.log, &features, &live.state, &outcomes)?
+        };
+        if !is_whole {
+            // The log on the disk has it, or will have it in a moment.
+            let schema = self.with_state(|state| state.schema().clone());
+            return self.making().load(&features, &schema, None);
+        }
+        self.is_behind.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! Which release is served: one is activated over HTTP, on the shelf, or by another server.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use engine::pipeline::{Pipeline, Query, Scratch};
+use engine::release::Release;
+use engine::replica::ReplicaError;
+use engine::shelf::ShelfError;
+use engine::state::{Keeps, OpenStateError, State};
+use featurestore::UserId;
+use featurestore::log::{Position, ScanError};
+
+use super::{Engine, Ingest};
+use crate::causes::with_causes;
+use crate::http::problem::Problem;
+
+/// After this, a release that other servers serve and this one could not is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// Users for whom a release is asked before it serves, so that its files are in memory and it is known to answer.
+const WARM_UP_USERS: u32 = 32;
+
+/// What an activation does with the shelf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shelving {
+    /// The release is the active one from now on.
+    Noted,
+    /// The shelf said so already, and may say something else by now.
+    Left,
+}
+
+/// Why a release was not activated. The one in service stays.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::http) enum ActivateError {
+    /// It is not there, or damaged.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// It does not fit the log.
+    #[error(transparent)]
+    State(#[from] OpenStateError),
+    /// The other servers, or what they share, stand in the way.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    /// It does not answer.
+    #[error("release {0:?} failed when it was warmed up")]
+    SelfTest(String),
+    /// The server has none in service yet, or is ending.
+    #[error("the server is not ready")]
+    NotReady,
+}
+
+impl From<ScanError> for ActivateError {
+    fn from(error: ScanError) -> Self {
+        Self::State(error.into())
+    }
+}
+
+impl From<ActivateError> for Problem {
+    fn from(error: ActivateError) -> Self {
+        let detail = with_causes(&error);
+        match error {
+            ActivateError::Shelf(ShelfError::Unknown { .. }) => {
+                Self::new(StatusCode::NOT_FOUND, "unknown_release", detail)
+            }
+            ActivateError::NotReady => Self::not_ready(detail),
+            ActivateError::Shelf(ShelfError::Io { .. }) => Self::internal(detail),
+            _ => Self::new(StatusCode::CONFLICT, "release_refused", detail),
+        }
+    }
+}
+
+impl Engine {
+    /// Serves the release that another server was told to serve. `tried`: the one that is being tried; one that is refused is
+    /// tried again after a while.
+    pub(super) fn follow_release(self: &Arc<Self>, id: &str, tried: &Arc<Mutex<String>>) {
+        let serves = self.active().is_some_and(|active| active.release().manifest.id == id);
+        let mut now_tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+        if serves || *now_tried == id {
+            return;
+        }
+        // The follower, which this is called by, must go on meanwhile.
+        now_tried.clear();
+        now_tried.push_str(id);
+        let (engine, id, tried) = (self.clone(), id.to_owned(), tried.clone());
+        std::thread::spawn(move || {
+            match engine.put_into_service(&id, Shelving::Noted) {
+                Ok(()) => eprintln!("release {id} is served, as the other servers do"),
+                Err(error) => {
+                    eprintln!("error: release {id} is not served: {}", with_causes(&error));
+                    std::thread::sleep(TRY_AGAIN);
+                }
+            }
+            let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
+            if *tried == id {
+                tried.clear();
+            }
+        });
+    }
+
+    /// Serves the release that the shelf names as active, if that has changed since `known`: `cascade releases activate` does
+    /// so beside a server.
+    pub(super) fn follow_shelf(&self, known: &Mutex<String>) {
+        let Ok(id) = self.shelf.active() else { return };
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == id {
+            return;
+        }
+        known.clone_from(&id);
+        if self.active().is_none_or(|active| active.release().manifest.id == id) {
+            return;
+        }
+        match self.put_into_service(&id, Shelving::Left) {
+            Ok(()) => eprintln!("release {id} is served, which is active now"),
+            Err(error) => {
+                eprintln!("error: release {id} is active, and not served: {}", with_causes(&error));
+                std::thread::sleep(TRY_AGAIN);
+                known.clear();
+            }
+        }
+    }
+
+    /// Puts the release called `id` into service: opened, checked and warmed up first, then swapped in at once.
+    ///
+    /// # Errors
+    /// If anything is wrong with it; the one in service stays.
+    pub(in crate::http) fn activate(&self, id: &str) -> Result<(), ActivateError> {
+        self.put_into_service(id, Shelving::Noted)?;
+        if let Some(replica) = self.replica.get() {
+            replica.announce_release(id)?;
+        }
+        Ok(())
+    }
+
+    fn put_into_service(&self, id: &str, shelving: Shelving) -> Result<(), ActivateError> {
+        let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
+        let release = Arc::new(self.shelf.open(id)?);
+        if let Some(replica) = self.replica.get() {
+            let warm_up = |pipeline: &Pipeline| self.warm_up(pipeline).is_ok();
+            let pipeline = replica.activate(&release, warm_up)?;
+            let pipeline = pipeline.ok_or_else(|| ActivateError::SelfTest(id.to_owned()))?;
+            self.note_active(id, shelving)?;
+            self.swap(pipeline);
+            return Ok(());
+        }
+        let shared = self.shared_store(&release)?;
+        match shared {
+            Some(pipeline) => {
+                self.warm_up(&pipeline)?;
+                self.note_active(id, shelving)?;
+                self.swap(pipeline);
+            }
+            None => self.activate_with_new_state(&release, shelving)?,
+        }
+        Ok(())
+    }
+
+    fn note_active(&self, id: &str, shelving: Shelving) -> Result<(), ShelfError> {
+        match shelving {
+            Shelving::Noted => self.shelf.activate(id),
+            Shelving::Left => Ok(()),
+        }
+    }
+
+    /// `release` with the state in service, if that remembers what it needs.
+    fn shared_store(&self, release: &Arc<Release>) -> Result<Option<Arc<Pipeline>>, ActivateError> {
+        let ingest = self.lock_ingest();
+        let Some(Ingest { state, .. }) = &*ingest else { return Err(ActivateError::NotReady) };
+        if !state.fits(release, Keeps::Everything) {
+            return Ok(None);
+        }
+        state.check_items(release, &self.log_folder())?;
+        Ok(Some(Arc::new(Pipeline::new(release.clone(), state.store().clone()))))
+    }
+
+    /// Folds the log anew for `release`, most of it while events go on coming in.
+    fn activate_with_new_state(
+        &self,
+        release: &Arc<Release>,
+        shelving: Shelving,
+    ) -> Result<(), ActivateError> {
+        let mut state = State::empty(release, Keeps::Everything);
+        let records = match &*self.lock_ingest() {
+            Some(ingest) => ingest.log.scan(Position::START)?,
+            None => return Err(ActivateError::NotReady),
+        };
+        state.follow(records)?;
+        state.check_items(release, &self.log_folder())?;
+        let pipeline = Arc::new(Pipeline::new(release.clone(), state.store().clone()));
+        self.warm_up(&pipeline)?;
+        self.note_active(&release.manifest.id, shelving)?;
+        let mut ingest = self.lock_ingest();
+        let Some(ingest) = &mut *ingest else { return Err(ActivateError::NotReady) };
+        state.follow(ingest.log.scan(state.position())?)?;
+        ingest.state = state;
+        self.swap(pipeline);
+        Ok(())
+    }
+
+    /// Asks `pipeline` for lists of nobody and of some users, in every placement.
+    pub(super) fn warm_up(&self, pipeline: &Pipeline) -> Result<(), ActivateError> {
+        let n_users = pipeline.store().view(|view| view.users().len()) as u32;
+        let step = n_users.div_ceil(WARM_UP_USERS).max(1) as usize;
+        let users = (0..n_users).step_by(step).map(|user| Some(UserId(user)));
+        let users: Vec<Option<UserId>> = std::iter::once(None).chain(users).collect();
+        let now = self.clock.now();
+        let ask = || {
+            let mut scratch = Scratch::default();
+            for scenario in pipeline.release().scenarios.values() {
+                for user in &users {
+                    pipeline.recommend(scenario, &Query::new(*user, now, 10), &mut scratch);
+                }
+            }
+        };
+        let failed = |_| ActivateError::SelfTest(pipeline.release().manifest.id.clone());
+        catch_unwind(AssertUnwindSafe(ask)).map_err(failed)
+    }
+}
