@@ -35,31 +35,35 @@ impl RedisStore {
     /// Has Redis tell what was changed otherwise than through the shared log, and has it read anew. To be called now and then.
     ///
     /// # Errors
-    /// If a node does not answer at once. Everything is read anew when it does.
+    /// If a node does not answer at once. Everything is read anew when it does; what the others tell is heeded.
     pub fn hear_of_changes(&self) -> Result<(), RedisError> {
-        let (keys, until) = (self.keys(), Instant::now() + TIMEOUT);
+        let keys = self.keys();
         let mut hearing = self.hearing.lock().unwrap_or_else(PoisonError::into_inner);
         if hearing.keys.generation != keys.generation {
             *hearing = Hearing::new(keys);
         }
-        let heard = self.nodes.hear(&mut hearing.session, until);
+        let mut heard = self.nodes.hear(&mut hearing.session, Instant::now() + TIMEOUT);
         self.heed(&mut hearing);
-        heard?;
         let unknown: Vec<usize> = (0..N_HASHES).filter(|i| !hearing.is_told_of[*i]).collect();
         let read = |hash: &usize| {
             let mark = hearing.keys.mark(*hash);
             Command::new(&mark, ::redis::cmd("EXISTS").arg(&mark))
         };
         let reads: Vec<Command> = unknown.iter().map(read).collect();
+        let until = Instant::now() + TIMEOUT;
         let results = self.nodes.run_in(&mut hearing.session, &reads, until);
         self.heed(&mut hearing);
         for (hash, result) in unknown.into_iter().zip(results) {
-            result?;
-            hearing.is_told_of[hash] = true;
-            // Nobody told what has happened until now.
-            self.near.doubt(hash);
+            match result {
+                Ok(_) => {
+                    hearing.is_told_of[hash] = true;
+                    // Nobody told what has happened until now.
+                    self.near.doubt(hash);
+                }
+                Err(error) => heard = Err(error),
+            }
         }
-        Ok(())
+        heard
     }
 
     fn heed(&self, hearing: &mut Hearing) {

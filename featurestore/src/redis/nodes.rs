@@ -414,7 +414,8 @@ impl Nodes {
         session: &mut Session,
         results: &mut [Result<Value, RedisError>],
     ) {
-        let mut failed = None;
+        // If another node has used up the time, that is not this one's failure.
+        let (mut failed, had_time) = (None, left(until).is_some());
         for i in of_node {
             if let Some(error) = &failed {
                 results[*i] = Err(RedisError::clone(error));
@@ -432,7 +433,9 @@ impl Nodes {
         }
         if failed.is_some() {
             session.forget(node);
-            self.fail(node);
+            if had_time {
+                self.fail(node);
+            }
         } else {
             *lock(&self.breakers).entry(node.clone()).or_default() = Breaker::default();
         }
@@ -548,7 +551,7 @@ pub(super) fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, 
 }
 
 /// The time until `until`, if there is some.
-fn left(until: Instant) -> Option<Duration> {
+pub(super) fn left(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     (left >= Duration::from_micros(100)).then_some(left)
 }
@@ -581,6 +584,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn keys_with_one_tag_have_one_slot() {
@@ -603,6 +607,45 @@ mod tests {
         breaker.fail(later);
         assert!(!breaker.admits(later + FIRST_PAUSE), "the pause has doubled");
         assert!(breaker.admits(later + LONGEST_PAUSE));
+    }
+
+    /// A node that answers every command at once, or never.
+    fn node(answers: bool) -> Arc<str> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                if answers {
+                    std::thread::spawn(move || {
+                        while stream.read(&mut [0; 512]).is_ok_and(|n| n > 0) {
+                            stream.write_all(b"+PONG\r\n").unwrap();
+                        }
+                    });
+                } else {
+                    open.push(stream);
+                }
+            }
+        });
+        address.into()
+    }
+
+    #[test]
+    fn a_node_that_hangs_does_not_make_others_fail() {
+        let (hangs, answers) = (node(false), node(true));
+        let nodes = Nodes::new(&[format!("redis://{hangs}")]).unwrap();
+        let ranges = vec![(0, 8_191, hangs.clone()), (8_192, N_SLOTS - 1, answers.clone())];
+        *nodes.topology.write().unwrap() = Topology { is_cluster: true, ranges };
+        let bytes = ::redis::cmd("PING").get_packed_command();
+        let ping = |slot| Command { slot, bytes: bytes.clone() };
+        for i in 0..5 {
+            let until = Instant::now() + Duration::from_millis(30);
+            let results = nodes.run(&[ping(1), ping(9_000)], until);
+            assert!(results[0].is_err() && results[1].is_ok(), "{i}: {results:?}");
+        }
+        assert!(lock(&nodes.breakers)[&hangs].open_until.is_some());
+        assert_eq!(lock(&nodes.breakers)[&answers].n_failures, 0);
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Connections of one caller, and what Redis says over them unasked.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::redis::{Connection, PushKind, Value};
 use rustc_hash::FxHashMap;
 
-use super::nodes::{RedisError, sent, set_timeout};
+use super::nodes::{RedisError, left, sent, set_timeout};
+
+/// How long it takes at most to read what has come.
+const GRACE: Duration = Duration::from_millis(1);
 
 /// Connections to nodes, for one call at a time.
 #[derive(Default)]
@@ -140,7 +143,9 @@ impl Tracking {
 }
 
 fn receive(connection: &mut Connection, node: &str, until: Instant) -> Result<Value, RedisError> {
-    set_timeout(connection, node, until)?;
+    // Another node may have used up the time: what has come by now is taken.
+    let timeout = left(until).unwrap_or(GRACE);
+    sent(connection.set_read_timeout(Some(timeout)), node)?;
     sent(connection.recv_response(), node)
 }
 
