@@ -208,21 +208,28 @@ impl RedisStore {
         }
         let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
         // The cache may be too small to keep what was fetched until it is looked at.
-        let mut mine: FxHashMap<Wanted, Arc<Known>> = FxHashMap::default();
-        let fetch = |keys: &[Wanted]| {
+        let mut mine: FxHashMap<Wanted, Option<Arc<Known>>> = FxHashMap::default();
+        let mut fetch = |keys: &[Wanted]| {
             let fetched = self.fetch_records(keys, until);
             for (key, known) in keys.iter().zip(fetched) {
-                if let Ok(known) = known.map(Arc::new) {
+                let known = known.ok().map(Arc::new);
+                if let Some(known) = &known {
                     self.near.insert(*key, known.clone());
-                    mine.insert(*key, known);
                 }
+                mine.insert(*key, known);
             }
         };
-        // What another request is fetching already is waited for.
-        self.near.fetch_once(&keys, until, fetch);
+        // What another request is fetching already is waited for. If it has come into doubt meanwhile, it is read here.
+        self.near.fetch_once(&keys, until, &mut fetch);
+        let mut left = keys;
+        left.retain(|key| !mine.contains_key(key) && self.near.fresh(key, &doubts).is_none());
+        if !left.is_empty() {
+            let fetched = self.fetch_records(&left, until);
+            mine.extend(left.into_iter().zip(fetched.into_iter().map(|it| it.ok().map(Arc::new))));
+        }
         let mut freshness = Freshness::Fresh;
         for i in missing {
-            let fetched = mine.get(&wanted[i]).cloned();
+            let fetched = mine.get(&wanted[i]).cloned().flatten();
             found[i] = fetched.or_else(|| self.near.fresh(&wanted[i], &doubts)).or_else(|| {
                 let old = self.near.any(&wanted[i]);
                 let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
@@ -235,7 +242,9 @@ impl RedisStore {
 
     /// Reads records from Redis: one command for each shard. Failures are counted.
     fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Result<Known, RedisError>> {
-        let (keys, doubts) = (self.keys(), self.near.doubts());
+        // In this order: another generation casts doubt on what is read of this one.
+        let doubts = self.near.doubts();
+        let keys = self.keys();
         let mut shards: Vec<(String, Vec<usize>)> = Vec::new();
         for (i, key) in wanted.iter().enumerate() {
             let shard = keys.shard(key);

@@ -132,6 +132,7 @@ impl Replica {
                     }
                     last_error = words;
                     self.nodes.maintain();
+                    let _ = features.hear_of_changes();
                     // Redis may have lost something, and what cannot be read is made anew.
                     self.is_behind.store(true, Ordering::SeqCst);
                     if matches!(error, ReplicaError::Redis(RedisError::Malformed(_))) {
@@ -148,6 +149,8 @@ impl Replica {
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
     fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
         self.nodes.maintain();
+        // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
+        let _ = self.features().hear_of_changes();
         let head = self.log.head(Instant::now() + Duration::from_secs(1))?;
         if head.forgotten > self.with_state(State::followed) {
             return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
@@ -155,10 +158,7 @@ impl Replica {
         if let Some(release) = head.release {
             on_release(&release);
         }
-        self.renew_generation()?;
-        // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
-        let _ = self.features().hear_of_changes();
-        Ok(())
+        self.renew_generation()
     }
 
     /// Uses the generation that is in Redis; if there is none any more, Redis has lost its data, and gets it again.

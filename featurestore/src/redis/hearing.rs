@@ -23,11 +23,13 @@ pub(super) struct Hearing {
     session: Session,
     /// The hashes of whose marks Redis tells the next change.
     is_told_of: [bool; N_HASHES],
+    /// That of the topology when they were read last.
+    version: u64,
 }
 
 impl Hearing {
     pub(super) fn new(keys: Keys) -> Self {
-        Self { keys, session: Session::tracking(), is_told_of: [false; N_HASHES] }
+        Self { keys, session: Session::tracking(), is_told_of: [false; N_HASHES], version: 0 }
     }
 }
 
@@ -42,27 +44,32 @@ impl RedisStore {
         if hearing.keys.generation != keys.generation {
             *hearing = Hearing::new(keys);
         }
-        let mut heard = self.nodes.hear(&mut hearing.session, Instant::now() + TIMEOUT);
-        self.heed(&mut hearing);
-        let unknown: Vec<usize> = (0..N_HASHES).filter(|i| !hearing.is_told_of[*i]).collect();
-        let read = |hash: &usize| {
-            let mark = hearing.keys.mark(*hash);
+        let version = self.nodes.topology_version();
+        if std::mem::replace(&mut hearing.version, version) != version {
+            // Who served a hash before tells nothing of it any more.
+            hearing.is_told_of = [false; N_HASHES];
+        }
+        // Each time all of them are read, so that a hash that is elsewhere now is noticed.
+        let read = |hash| {
+            let mark = hearing.keys.mark(hash);
             Command::new(&mark, ::redis::cmd("EXISTS").arg(&mark))
         };
-        let reads: Vec<Command> = unknown.iter().map(read).collect();
-        let until = Instant::now() + TIMEOUT;
-        let results = self.nodes.run_in(&mut hearing.session, &reads, until);
-        self.heed(&mut hearing);
-        for (hash, result) in unknown.into_iter().zip(results) {
+        let reads: Vec<Command> = (0..N_HASHES).map(read).collect();
+        let results = self.nodes.run_in(&mut hearing.session, &reads, Instant::now() + TIMEOUT);
+        let mut heard = Ok(());
+        for (hash, result) in results.into_iter().enumerate() {
             match result {
-                Ok(_) => {
+                // Nobody told what has happened until now.
+                Ok(_) if !hearing.is_told_of[hash] => {
                     hearing.is_told_of[hash] = true;
-                    // Nobody told what has happened until now.
                     self.near.doubt(hash);
                 }
+                Ok(_) => {}
                 Err(error) => heard = Err(error),
             }
         }
+        // After that: what has been told is not told again.
+        self.heed(&mut hearing);
         heard
     }
 
@@ -72,6 +79,7 @@ impl RedisStore {
                 Changed::Key(name) => {
                     let Some(hash) = hearing.keys.marked(&name) else { continue };
                     hearing.is_told_of[hash] = false;
+                    self.near.doubt(hash);
                     self.counts.invalidations.fetch_add(1, Ordering::Relaxed);
                 }
                 Changed::Any => {

@@ -34,6 +34,9 @@ const TOPOLOGY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a node may take to look through a part of its keys.
 const SCAN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Errors of a node that will answer later.
+const NOT_NOW: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+
 /// Connections that wait for their next call; further ones are closed.
 const MAX_IDLE: usize = 64;
 
@@ -110,6 +113,8 @@ fn slot_of(key: &str) -> u16 {
 #[derive(Clone, Debug, Default)]
 struct Topology {
     is_cluster: bool,
+    /// How often the ranges were other than before.
+    version: u64,
     /// First slot, last slot, and the node that serves them.
     ranges: Vec<(u16, u16, Arc<str>)>,
 }
@@ -282,19 +287,9 @@ impl Nodes {
         }
     }
 
-    /// Has `session` hear what all nodes have to say.
-    ///
-    /// # Errors
-    /// If one of them does not answer by `until`.
-    pub(super) fn hear(&self, session: &mut Session, until: Instant) -> Result<(), RedisError> {
-        let bytes = ::redis::cmd("PING").get_packed_command();
-        let mut slots: FxHashMap<Arc<str>, u16> = FxHashMap::default();
-        for (first, _, node) in self.topology().ranges {
-            slots.insert(node, first);
-        }
-        let ping = |slot: u16| Command { slot, bytes: bytes.clone() };
-        let pings: Vec<Command> = slots.into_values().map(ping).collect();
-        self.run_in(session, &pings, until).into_iter().try_for_each(|reply| reply.map(|_| ()))
+    /// How often it changed who serves which slots.
+    pub(super) fn topology_version(&self) -> u64 {
+        self.topology().version
     }
 
     /// Nodes that serve slots.
@@ -358,8 +353,12 @@ impl Nodes {
                 None => by_node.push((node.clone(), vec![*i])),
             }
         }
-        let mut sent = Vec::with_capacity(by_node.len());
-        for (node, of_node) in by_node {
+        // What needs no new connection goes first, and those that must connect share the time: one may hang.
+        by_node.sort_by_key(|(node, _)| session.connection(node).is_none());
+        let (n_nodes, mut sent) = (by_node.len(), Vec::with_capacity(by_node.len()));
+        for (i, (node, of_node)) in by_node.into_iter().enumerate() {
+            let now = Instant::now();
+            let until = now + until.saturating_duration_since(now) / (n_nodes - i) as u32;
             let result = self.send(&node, commands, &of_node, until, session);
             match result {
                 Ok(()) => sent.push((node, of_node)),
@@ -379,6 +378,10 @@ impl Nodes {
         until: Instant,
         session: &mut Session,
     ) -> Result<(), RedisError> {
+        // Another node may have used up the time: that is not this one's failure.
+        if left(until).is_none() {
+            return Err(late(node));
+        }
         if !lock(&self.breakers).entry(node.clone()).or_default().admits(Instant::now()) {
             return Err(RedisError::Open { node: node.to_string() });
         }
@@ -403,7 +406,11 @@ impl Nodes {
             set_timeout(connection, node, until)?;
             sent(connection.send_packed_command(&bytes), node)
         });
-        fresh.inspect_err(|_| self.fail(node))
+        fresh.inspect_err(|_| {
+            // A part of the bytes may have been sent.
+            session.forget(node);
+            self.fail(node);
+        })
     }
 
     fn receive(
@@ -493,7 +500,9 @@ impl Nodes {
                 breakers
                     .retain(|node, _| topology.ranges.iter().any(|(_, _, known)| known == node));
                 drop(breakers);
-                *self.topology.write().unwrap_or_else(PoisonError::into_inner) = topology;
+                let mut known = self.topology.write().unwrap_or_else(PoisonError::into_inner);
+                let version = known.version + u64::from(known.ranges != topology.ranges);
+                *known = Topology { version, ..topology };
                 return;
             }
         }
@@ -508,11 +517,15 @@ impl Nodes {
             Value::Array(ranges) if !ranges.is_empty() => {
                 let ranges: Option<Vec<_>> =
                     ranges.iter().map(|range| range_of(range, node)).collect();
-                Some(Topology { is_cluster: true, ranges: ranges? })
+                Some(Topology { is_cluster: true, version: 0, ranges: ranges? })
             }
-            Value::ServerError(_) => {
-                Some(Topology { is_cluster: false, ranges: vec![(0, N_SLOTS - 1, node.clone())] })
-            }
+            // It cannot tell now.
+            Value::ServerError(error) if NOT_NOW.contains(&error.code()) => None,
+            Value::ServerError(_) => Some(Topology {
+                is_cluster: false,
+                version: 0,
+                ranges: vec![(0, N_SLOTS - 1, node.clone())],
+            }),
             _ => None,
         }
     }
@@ -561,13 +574,14 @@ pub(super) fn set_timeout(
     node: &str,
     until: Instant,
 ) -> Result<(), RedisError> {
-    let late = || {
-        let reason = io::Error::from(io::ErrorKind::TimedOut).to_string();
-        RedisError::Node { node: node.into(), reason }
-    };
-    let left = left(until).ok_or_else(late)?;
+    let left = left(until).ok_or_else(|| late(node))?;
     sent(connection.set_read_timeout(Some(left)), node)?;
     sent(connection.set_write_timeout(Some(left)), node)
+}
+
+fn late(node: &str) -> RedisError {
+    let reason = io::Error::from(io::ErrorKind::TimedOut).to_string();
+    RedisError::Node { node: node.into(), reason }
 }
 
 fn without_password(url: &str) -> String {
@@ -620,7 +634,7 @@ mod tests {
                 if answers {
                     std::thread::spawn(move || {
                         while stream.read(&mut [0; 512]).is_ok_and(|n| n > 0) {
-                            stream.write_all(b"+PONG\r\n").unwrap();
+                            stream.write_all(b"+OK\r\n").unwrap();
                         }
                     });
                 } else {
@@ -634,9 +648,10 @@ mod tests {
     #[test]
     fn a_node_that_hangs_does_not_make_others_fail() {
         let (hangs, answers) = (node(false), node(true));
-        let nodes = Nodes::new(&[format!("redis://{hangs}")]).unwrap();
+        // With a password, connecting takes an answer.
+        let nodes = Nodes::new(&[format!("redis://:secret@{hangs}")]).unwrap();
         let ranges = vec![(0, 8_191, hangs.clone()), (8_192, N_SLOTS - 1, answers.clone())];
-        *nodes.topology.write().unwrap() = Topology { is_cluster: true, ranges };
+        *nodes.topology.write().unwrap() = Topology { is_cluster: true, version: 0, ranges };
         let bytes = ::redis::cmd("PING").get_packed_command();
         let ping = |slot| Command { slot, bytes: bytes.clone() };
         for i in 0..5 {
