@@ -160,7 +160,7 @@ impl Column {
     }
 }
 
-fn category_texts(value: &Value) -> impl Iterator<Item = String> + '_ {
+pub(crate) fn category_texts(value: &Value) -> impl Iterator<Item = String> + '_ {
     let (one, several): (Option<String>, &[Box<str>]) = match value {
         Value::Text(text) if !text.is_empty() => (Some(text.to_string()), &[]),
         Value::Number(number) => (Some(number.to_string()), &[]),

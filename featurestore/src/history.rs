@@ -116,7 +116,7 @@ pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
         }
         Record::User(user) => {
             let id = users.intern(&user.id);
-            users.put(id, &user.fields);
+            users.put(users.resolve(id), &user.fields);
         }
         Record::DeleteItem { id } => {
             let id = items.intern(id);
