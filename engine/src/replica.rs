@@ -303,7 +303,8 @@ impl Replica {
         &self,
         release: &Arc<Release>,
         warm_up: impl FnOnce(&Pipeline) -> bool,
-    ) -> Result<Option<Arc<Pipeline>>, ReplicaError> {
+        serve: impl FnOnce(Arc<Pipeline>),
+    ) -> Result<bool, ReplicaError> {
         let log = log_folder(&self.data_dir);
         let in_service = {
             let live = lock(&self.live);
@@ -314,7 +315,11 @@ impl Replica {
             live.state.check_items(release, &log)?;
             let pipeline = pipeline_of(release, &live.state, &features);
             drop(live);
-            return Ok(warm_up(&pipeline).then_some(pipeline));
+            let is_warm = warm_up(&pipeline);
+            if is_warm {
+                serve(pipeline);
+            }
+            return Ok(is_warm);
         }
         let mut state = State::empty(release, Keeps::Catalogue);
         state.follow(EventLog::reader(&log, Position::START)?)?;
@@ -324,7 +329,7 @@ impl Replica {
         let features = Arc::new(self.making().features(release, &state, Some(&kept))?);
         let pipeline = pipeline_of(release, &state, &features);
         if !warm_up(&pipeline) {
-            return Ok(None);
+            return Ok(false);
         }
         // What came meanwhile is taken in before anything else does: most of it before the others have to wait. The follower
         // must have taken in what the new state knows, since it tells those who wait for it.
@@ -339,7 +344,9 @@ impl Replica {
                 self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
                 *live = Live { state, ids };
                 *self.features.write().unwrap_or_else(PoisonError::into_inner) = features;
-                return Ok(Some(pipeline));
+                // Before the follower goes on, since what it brings is not taken into the state of before any more.
+                serve(pipeline);
+                return Ok(true);
             }
             drop(live);
             thread::sleep(REST);

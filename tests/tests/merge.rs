@@ -64,6 +64,12 @@ fn what_a_session_did_is_what_the_user_did_from_the_next_request_on() {
     server.post("/v1/users/newcomer/merge", &json!({ "user_id": "newcomer" })).json();
     server.post("/v1/users/u1/merge", &json!({ "user_id": "newcomer" })).json();
     server.post("/v1/users/newcomer/merge", &json!({ "user_id": "u1" })).json();
+    // What stands for somebody is not made somebody else: not the session, and not the user.
+    for who in [json!({ "session_id": "visit" }), json!({ "user_id": "newcomer" })] {
+        let refused = server.post("/v1/users/u7/merge", &who);
+        assert_eq!(refused.status, 409, "{}", refused.body);
+        assert!(refused.body.contains("already_merged"), "{}", refused.body);
+    }
     let before = list(&server, &of_session);
     assert_eq!(server.terminate().0, Some(0));
     project.run(["verify-features"]).done();

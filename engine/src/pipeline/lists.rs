@@ -189,16 +189,23 @@ impl Pipeline {
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
+        let budget = &scenario.budget;
+        let until = stage_until(query, budget.retrieve_ms, budget.rank_ms + budget.rerank_ms);
         let (user, mut freshness) = self.read_user(scenario, query);
-        scratch.refused.clear();
-        let ask = self.ask(query, &user, &|_| true);
-        let (lists, _) = propose(scenario, &ask, &mut scratch.sources);
+        // What the placement would not show takes no place in the sources' lists there, nor here; the items are scored all the same.
+        self.read_refused(scenario, query, &user, scratch);
+        scratch.passing = None;
+        let refused = std::mem::take(&mut scratch.refused);
+        let accept = |item: ItemId| !refused.contains(&item);
+        let ask = Ask { until, ..self.ask(query, &user, &accept) };
+        let (lists, is_whole) = propose(scenario, &ask, &mut scratch.sources);
         scratch.candidates = Candidates::given(items.to_vec(), &lists);
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);
         let retrieved = Instant::now();
-        let until = stage_until(query, scenario.budget.rank_ms, scenario.budget.rerank_ms);
+        let until = stage_until(query, budget.rank_ms, budget.rerank_ms);
         let mut degraded = Vec::new();
+        degraded.extend((!is_whole).then_some(Degraded::FewerCandidates));
         self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));
         let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;

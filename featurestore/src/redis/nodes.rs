@@ -554,6 +554,9 @@ fn refused(error: &::redis::ServerError) -> RedisError {
         ["MOVED", "ASK", "READONLY", "CLUSTERDOWN", "Moved", "Ask", "ReadOnly", "ClusterDown"];
     if is_elsewhere.iter().any(|word| text.starts_with(word)) {
         RedisError::Moved
+    } else if text.contains("WRONGTYPE") {
+        // Somebody has put something else where a value should be.
+        RedisError::Malformed(text)
     } else {
         RedisError::Refused(text)
     }

@@ -41,6 +41,8 @@ pub(super) struct Answer {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 struct AnsweredItem {
     id: String,
+    /// By which the list is in order; null for an item of the exploration slots that no source proposed.
+    #[schema(value_type = Option<f32>)]
     score: f32,
     sources: Vec<String>,
     #[schema(value_type = Vec<Object>)]
@@ -170,7 +172,13 @@ impl Question {
         // A late list has no candidates: whether there is more is seen on the next page.
         let is_late =
             steps.iter().any(|it| matches!(it, Degraded::Precomputed | Degraded::Popular));
-        let has_more = !shown.is_empty() && (is_late || scratch.candidates.len() > shown.len());
+        // What is shown here makes room in the sources' lists of the next page: a source that gave as many as it was asked for may
+        // know more, and so may the catalogue behind a full list.
+        let may_have_more = is_late
+            || scratch.candidates.len() > shown.len()
+            || shown.len() >= query.n
+            || outcome.proposed.iter().zip(&scenario.sources).any(|(n, source)| *n >= source.n);
+        let has_more = !shown.is_empty() && may_have_more;
         let answer = Answer {
             recommendation_id: self.recommendation_id,
             items,

@@ -12,8 +12,20 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_path_to_error::{Path, Segment};
+use utoipa::ToSchema;
 
 use super::problem::{Fault, Problem};
+
+/// A time as it is sent; answers have it in RFC 3339.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "it describes what `Timestamp` reads")]
+pub(super) enum Moment {
+    /// RFC 3339.
+    Text(String),
+    /// Milliseconds since 1970.
+    Milliseconds(i64),
+}
 
 /// Time within which a body must have arrived. A client that sends byte by byte is cut off then.
 const READ_DEADLINE: Duration = Duration::from_secs(10);

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use utoipa::ToSchema;
 
-use super::body::{self, QueryParameters, escaped, unknown};
+use super::body::{self, Moment, QueryParameters, escaped, unknown};
 use super::ids::check_id;
 use super::pool::block;
 use super::problem::{Fault, Problem};
@@ -53,10 +53,10 @@ pub(super) struct Entity {
     #[schema(value_type = Object)]
     fields: Fields,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Moment>, inline)]
     published_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Moment>, inline)]
     expires_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hidden: Option<bool>,

@@ -8,7 +8,7 @@ use featurestore::{Fields, NamedEvent, Schema, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{self, JsonError, unknown};
+use super::body::{self, JsonError, Moment, unknown};
 use super::ids::check_id;
 use super::pool::block;
 use super::problem::{Fault, Problem};
@@ -40,7 +40,7 @@ pub(super) struct SentEvent {
     session_id: Option<Box<str>>,
     #[schema(value_type = Option<String>)]
     item_id: Option<Box<str>>,
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<Moment>, inline)]
     timestamp: Option<Timestamp>,
     value: Option<f64>,
     #[schema(value_type = Option<String>)]

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use featurestore::UserId;
 use featurestore::history::SESSION_USER;
 use featurestore::log::Record;
+use featurestore::{Entities, UserId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -66,6 +67,23 @@ fn check(pointer: &str, id: &str) -> Result<(), Problem> {
     check_id(id).map_err(wrong)
 }
 
+/// The user that `from` stands for already, if that is somebody else than `into`: two known users are not made one by a device
+/// that both have used.
+fn other_user<'a>(users: &'a Entities, from: &str, into: &str) -> Option<&'a str> {
+    let user = users.find(from)?;
+    let stands_for = users.names().name(user)?;
+    let is_other = stands_for != from && users.find(into) != Some(user) && !users.is_gone(user);
+    is_other.then_some(stands_for)
+}
+
+fn already_merged(from: &str, other: &str) -> Problem {
+    let from = from.trim_start_matches(SESSION_USER);
+    let detail = format!(
+        "{from:?} was merged into user {other:?} before; to make {other:?} and this user one, merge {other:?}"
+    );
+    Problem::new(StatusCode::CONFLICT, "already_merged", detail)
+}
+
 fn merge(engine: &Engine, from: &str, into: String) -> Result<Merged, Problem> {
     engine.catch_up(Instant::now() + CATCH_UP);
     let pipeline = engine.pipeline()?;
@@ -79,7 +97,13 @@ fn merge(engine: &Engine, from: &str, into: String) -> Result<Merged, Problem> {
         _ => 0,
     };
     let record = Record::MergeUser { from: from.into(), into: into.as_str().into() };
-    engine.change(|_| Ok((vec![record], ())))?;
+    engine.change(|store| {
+        store.view(|view| match other_user(view.users(), from, &into) {
+            Some(other) => Err(already_merged(from, other)),
+            None => Ok(()),
+        })?;
+        Ok((vec![record], ()))
+    })?;
     for (item, time) in engine.served.of(from) {
         engine.served.note(&into, &[item], time);
     }

@@ -58,17 +58,26 @@ impl PageTokens {
     pub(super) fn open(data_dir: &Path) -> io::Result<Self> {
         let path = data_dir.join(KEY_FILE);
         let mut key = [0; KEY_BYTES];
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                OsRng.try_fill_bytes(&mut key).map_err(io::Error::other)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
+        if !path.exists() {
+            // Written beside, so that it is there as a whole or not at all; who is second takes that of the first.
+            let beside = data_dir.join(format!("{KEY_FILE}.{}", std::process::id()));
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&beside)?;
+            OsRng.try_fill_bytes(&mut key).map_err(io::Error::other)?;
+            file.write_all(&key)?;
+            file.sync_all()?;
+            let linked = std::fs::hard_link(&beside, &path);
+            std::fs::remove_file(&beside)?;
+            match linked {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                File::open(&path)?.read_exact(&mut key)?;
-            }
-            Err(error) => return Err(error),
         }
+        File::open(&path)?.read_exact(&mut key)?;
         Ok(Self { key })
     }
 
@@ -154,9 +163,10 @@ fn read_number(rest: &mut &[u8]) -> Option<u32> {
 
 /// What tells the list of `request` from others.
 fn list_of(request: &Request) -> [u8; LIST_BYTES] {
-    let Request { user_id, session_id, scenario, filter, seed_items, exclude_ids, .. } = request;
+    let Request { user_id, session_id, scenario, filter, seed_items, exclude_ids, boosts, .. } =
+        request;
     let text = format!(
-        "{user_id:?} {session_id:?} {scenario:?} {filter:?} {seed_items:?} {exclude_ids:?} {:?}",
+        "{user_id:?} {session_id:?} {scenario:?} {filter:?} {seed_items:?} {exclude_ids:?} {boosts:?} {:?}",
         request.diversity
     );
     let digest = Sha256::digest(text.as_bytes());

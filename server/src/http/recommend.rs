@@ -1,10 +1,11 @@
 //! `/v1/recommend`: what to show to a user, for one placement or for several at once.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
-use engine::pipeline::Scratch;
+use engine::pipeline::{Pipeline, Scratch};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -52,7 +53,8 @@ pub(super) async fn answer(
 ) -> Result<HttpResponse, Problem> {
     request.check()?;
     let dry_run = request.dry_run;
-    let (question, page) = question(engine, request, origin, arrival(http))?;
+    let pipeline = engine.pipeline()?;
+    let (question, page) = question(engine, request, origin, arrival(http), pipeline)?;
     let shared = engine.clone();
     let wish = Wish { class: class_of(http), until: question.arrived + question.time() };
     let job = move |scratch: &mut Scratch| question.answer(scratch, &shared.metrics);
@@ -82,8 +84,9 @@ fn question(
     request: Request,
     origin: Origin,
     arrived: Instant,
+    pipeline: Arc<Pipeline>,
 ) -> Result<(Question, Option<Page>), Problem> {
-    let (now, pipeline) = (engine.clock.now(), engine.pipeline()?);
+    let now = engine.clock.now();
     let (recommendation_id, mut seed) = engine.recommendation_ids.next(now);
     let (mut leave_out, mut page) = (Vec::new(), None);
     if matches!(origin, Origin::Placement) {
@@ -138,12 +141,15 @@ pub(super) async fn batch(
         return Err(Problem::unprocessable("invalid_request", vec![fault]));
     }
     let (mut questions, mut pages) = (Vec::with_capacity(requests.len()), Vec::new());
+    // One for all of them: no answer mixes releases.
+    let pipeline = engine.pipeline()?;
     for (i, request) in requests.iter().enumerate() {
         let at = |problem: Problem| problem.within(&format!("/requests/{i}"));
         let parsed = body::parse_json(request.get().as_bytes());
         let request: Request = parsed.map_err(|error| at(error.into()))?;
         request.check().map_err(at)?;
-        let asked = question(&engine, request, Origin::Placement, Instant::now()).map_err(at)?;
+        let (arrived, pipeline) = (Instant::now(), pipeline.clone());
+        let asked = question(&engine, request, Origin::Placement, arrived, pipeline).map_err(at)?;
         questions.push(asked.0);
         pages.push(asked.1);
     }

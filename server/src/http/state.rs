@@ -246,15 +246,19 @@ impl Engine {
                 engine.follow_release(id, &refused);
             }
         };
-        let deleted = move |id: &str| {
-            let Some(engine) = other.upgrade() else { return };
-            let id = id.to_owned();
-            // The follower, which this is called by, must go on meanwhile.
-            std::thread::spawn(move || {
+        // The follower, which tells of them, must go on meanwhile.
+        let (tell, deleted_users) = std::sync::mpsc::channel::<String>();
+        std::thread::spawn(move || {
+            for id in deleted_users {
+                let Some(engine) = other.upgrade() else { return };
                 if let Err(error) = engine.erase_files_of(&id) {
                     eprintln!("error: files still tell of a user who was deleted: {error}");
                 }
-            });
+            }
+        });
+        let deleted = move |id: &str| {
+            // Nobody listens once the server ends.
+            let _ = tell.send(id.to_owned());
         };
         replica.start(Listeners { release: Box::new(release), deleted: Box::new(deleted) })?;
         self.replica.get_or_init(|| replica);

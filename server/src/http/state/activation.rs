@@ -138,12 +138,22 @@ impl Engine {
         let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
         let release = Arc::new(self.shelf.open(id)?);
         if let Some(replica) = self.replica.get() {
-            let warm_up = |pipeline: &Pipeline| self.warm_up(pipeline).is_ok();
-            let pipeline = replica.activate(&release, warm_up)?;
-            let pipeline = pipeline.ok_or_else(|| ActivateError::SelfTest(id.to_owned()))?;
-            self.note_active(id, shelving)?;
-            self.swap(pipeline);
-            return Ok(());
+            let (before, mut refused) = (self.shelf.active().ok(), None);
+            let is_ready = |pipeline: &Pipeline| {
+                let noted =
+                    self.warm_up(pipeline).and_then(|()| Ok(self.note_active(id, shelving)?));
+                noted.map_err(|error| refused = Some(error)).is_ok()
+            };
+            return match replica.activate(&release, is_ready, |pipeline| self.swap(pipeline)) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(refused.unwrap_or(ActivateError::NotReady)),
+                Err(error) => {
+                    if let Some(before) = before.filter(|before| before != id) {
+                        self.note_active(&before, shelving)?;
+                    }
+                    Err(error.into())
+                }
+            };
         }
         let shared = self.shared_store(&release)?;
         match shared {
