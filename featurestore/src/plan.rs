@@ -383,6 +383,16 @@ impl FeaturePlan {
         record[PAIR_TYPES..].chunks(2).take(self.n_event_types).map(|slots| slots[1])
     }
 
+    /// Has `into` know for each event type the time of the last event in `from`, if that is later. Both are records of scope
+    /// user x item.
+    pub(crate) fn take_over_last(&self, into: &mut [f64], from: &[f64]) {
+        let last = |kind: usize| PAIR_TYPES + 2 * kind + 1;
+        for slot in (0..self.n_event_types).map(last) {
+            // What is missing is NaN, which `max` leaves out.
+            into[slot] = into[slot].max(from[slot]);
+        }
+    }
+
     /// Time of the last event in a record of scope user x item.
     pub fn last_time(&self, record: &[f64]) -> f64 {
         record[1]

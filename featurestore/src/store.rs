@@ -92,6 +92,7 @@ impl UserState {
     }
 
     /// Folds the latest events of `other` into it, as those of `user`. The numbers that came with them are not known any more.
+    /// Of the events before these is known when the last of each type was with which item, so that what was seen stays so.
     /// `codes`: the values that an item has of the field at a position.
     pub(crate) fn take_over<C: Iterator<Item = u32>>(
         &mut self,
@@ -100,6 +101,9 @@ impl UserState {
         plan: &FeaturePlan,
         codes: impl Fn(ItemId, usize) -> C,
     ) {
+        for (item, record) in other.items.iter(&plan.user_item) {
+            plan.take_over_last(self.items.get_or_insert(item, &plan.user_item), record);
+        }
         for Recent { time, item, kind, session } in &other.recent {
             let numbers = [f32::NAN; MAX_EVENT_NUMBERS];
             let event =

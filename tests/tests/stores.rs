@@ -358,3 +358,22 @@ fn a_million_users_with_fifty_events_each_fit_into_a_gibibyte() {
     println!("{each} bytes a user; {} MiB with the records of 100,000 items", million >> 20);
     assert!(million <= 1 << 30, "{million} bytes for a million users");
 }
+
+#[test]
+fn what_was_seen_long_before_a_merge_is_still_known_to_have_been() {
+    let schema = schema();
+    let plan = plan_of(FEATURES, &schema);
+    let store = store(plan.clone(), &schema);
+    // One item, and then more events with others than are kept one by one.
+    let mut parts = vec![(0, 0, 0, f32::NAN)];
+    parts.extend((0..300).map(|i| (0, 1 + i % 5, 1, f32::NAN)));
+    let events = events(&parts);
+    events.iter().for_each(|event| store.apply(event));
+    store.merge(UserId(0), UserId(1));
+    let state = store.read_user(Some(UserId(1))).state;
+    assert!(state.recent.iter().all(|event| event.item != ItemId(0)));
+    let record = state.items.get(ItemId(0), &plan.user_item).expect("it is known");
+    let last: Vec<f64> = plan.last_by_type(record).collect();
+    assert_eq!(last[0], events[0].time.0 as f64);
+    assert!(last[1].is_nan(), "{last:?}");
+}

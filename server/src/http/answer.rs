@@ -160,7 +160,12 @@ impl Question {
         let is_up_to_date = self.engine.catch_up(self.catch_up_until(&scenario));
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
         let query = self.query(&pipeline, &scenario, &mut missing_ids)?;
-        let outcome = self.ask(&pipeline, &scenario, &named, &query, scratch);
+        let mut outcome = self.ask(&pipeline, &scenario, &named, &query, scratch);
+        if !missing_ids.is_empty() {
+            // What nobody knew when it was excluded may have been put since.
+            let (known, _) = resolve(&pipeline, &missing_ids);
+            outcome.slate.shown.retain(|shown| !known.contains(&shown.item));
+        }
         let mut steps = outcome.degraded.clone();
         if !is_up_to_date && !steps.contains(&Degraded::StaleFeatures) {
             steps.push(Degraded::StaleFeatures);
