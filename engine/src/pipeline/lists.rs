@@ -192,13 +192,16 @@ impl Pipeline {
         let budget = &scenario.budget;
         let until = stage_until(query, budget.retrieve_ms, budget.rank_ms + budget.rerank_ms);
         let (user, mut freshness) = self.read_user(scenario, query);
-        // What the placement would not show takes no place in the sources' lists there, nor here; the items are scored all the same.
+        // What the placement would not show takes no place in the lists of its sources, there or here; it is scored all the same.
         self.read_refused(scenario, query, &user, scratch);
         scratch.passing = None;
         let refused = std::mem::take(&mut scratch.refused);
         let accept = |item: ItemId| !refused.contains(&item);
         let ask = Ask { until, ..self.ask(query, &user, &accept) };
         let (lists, is_whole) = propose(scenario, &ask, &mut scratch.sources);
+        // None of the given items is lost by it.
+        scratch.refused = refused;
+        scratch.refused.clear();
         scratch.candidates = Candidates::given(items.to_vec(), &lists);
         let available = self.available(items, query.now);
         scratch.candidates.retain(|i| available[i]);

@@ -2,8 +2,8 @@
 //!
 //! A record of a user, up to the one that deletes it, is replaced by one that says nothing: so ids are numbered as before,
 //! and a release that was trained on the log still fits it. So are the values of category fields: one that a deleted user
-//! was the first to have is said of the stand-in, as it is if others have it too, and as a made-up one if not. The new log is written beside and changes places with the old
-//! one in one step.
+//! was the first to have is said of the stand-in, as it is if others have it too, and as a made-up one if not. The new log is
+//! written beside and changes places with the old one in one step.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fs::File;

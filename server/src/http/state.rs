@@ -415,16 +415,6 @@ impl Engine {
     }
 
     fn swap(&self, pipeline: Arc<Pipeline>) {
-        let (ours, release) = (&self.config.scenarios, pipeline.release());
-        let of_release = &release.config.scenarios;
-        let names = ours.keys().chain(of_release.keys().filter(|name| !ours.contains_key(*name)));
-        for name in names.filter(|name| ours.get(*name) != of_release.get(*name)) {
-            eprintln!(
-                "warning: [scenarios.{name}] is not as in the configuration, but as release {} was trained with it; \
-                 `cascade train` makes one with what it says now",
-                release.manifest.id
-            );
-        }
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(pipeline);
     }
 

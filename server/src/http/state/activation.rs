@@ -209,8 +209,22 @@ impl Engine {
         Ok(())
     }
 
+    /// Says which placements of the configuration are not those of `release`, which are served.
+    fn warn_of_placements(&self, release: &Release) {
+        let (ours, of_release) = (&self.config.scenarios, &release.config.scenarios);
+        let names = ours.keys().chain(of_release.keys().filter(|name| !ours.contains_key(*name)));
+        for name in names.filter(|name| ours.get(*name) != of_release.get(*name)) {
+            eprintln!(
+                "warning: [scenarios.{name}] is not as in the configuration, but as release {} was trained with it; \
+                 `cascade train` makes one with what it says now",
+                release.manifest.id
+            );
+        }
+    }
+
     /// Asks `pipeline` for lists of nobody and of some users, in every placement.
     pub(super) fn warm_up(&self, pipeline: &Pipeline) -> Result<(), ActivateError> {
+        self.warn_of_placements(pipeline.release());
         let n_users = pipeline.store().view(|view| view.users().len()) as u32;
         let step = n_users.div_ceil(WARM_UP_USERS).max(1) as usize;
         let users = (0..n_users).step_by(step).map(|user| Some(UserId(user)));
