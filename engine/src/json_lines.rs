@@ -4,8 +4,19 @@ use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// Overwrites the lines of the file at `path` of which `is_gone` says so with blanks, in their places; returns how many
-/// there were. A reader passes over blank lines. A file that is not there has none.
+/// Whether `line` was overwritten, or the part of it that was there then.
+pub(crate) fn is_blank(line: &[u8]) -> bool {
+    line.first().is_none_or(u8::is_ascii_whitespace)
+}
+
+/// Whether a line, which may be torn, has `name` in it.
+pub fn contains(line: &[u8], name: &[u8]) -> bool {
+    !name.is_empty() && line.windows(name.len()).any(|part| part == name)
+}
+
+/// Overwrites the lines of the file at `path` of which `is_gone` says so with blanks, in their places; returns how many there
+/// were. A reader passes over lines that are blank or begin so: one that was being written meanwhile may have gone on. A file
+/// that is not there has none.
 ///
 /// # Errors
 /// If the file cannot be read or written. Some of the lines may be gone then.

@@ -121,7 +121,7 @@ pub struct Answer {
     pub proposed: Vec<usize>,
     /// Steps down the ladder.
     pub degraded: Vec<Degraded>,
-    /// Whether nothing was known about the user.
+    /// Whether nothing was known about the user but the seeds.
     pub cold_user: bool,
     /// How long each stage took.
     pub timing: Timing,
@@ -238,15 +238,23 @@ impl Pipeline {
         };
         degraded.sort_unstable();
         degraded.dedup();
-        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        let cold_user = is_cold(&user, query, freshness);
         scratch.user = Some(user);
         Answer { slate, proposed, degraded, cold_user, timing }
     }
 
-    /// What is known of the user of `query`. A store that hangs costs half of the budget of the first stage.
+    /// What is known of the user of `query`, who has turned to its seeds. A store that hangs costs half of the budget of the
+    /// first stage.
     fn read_user(&self, scenario: &ScenarioPlan, query: &Query) -> (UserView, Freshness) {
         let until = store_deadline(query, scenario.budget.retrieve_ms);
-        self.features.read_user(query.user, until)
+        let (mut user, freshness) = self.features.read_user(query.user, until);
+        if !query.seeds.is_empty() {
+            let (plan, kind) = (self.features.plan(), self.release.heaviest_event());
+            self.store.view(|view| {
+                user.turn_to(&query.seeds, kind, query.now, plan, view.items());
+            });
+        }
+        (user, freshness)
     }
 
     /// The candidates of `query` with their features, as the ranker is trained on them.
@@ -293,6 +301,11 @@ impl Pipeline {
         let passes = self.store.view(|view| filter.passing(view.items()).contains(item));
         (!passes).then_some(Refused::Filtered)
     }
+}
+
+/// Whether nothing is known of the user of `query` but its seeds.
+fn is_cold(user: &UserView, query: &Query, freshness: Freshness) -> bool {
+    user.state.recent.len() == query.seeds.len() && freshness != Freshness::Default
 }
 
 fn degraded_by(freshness: Freshness) -> Option<Degraded> {

@@ -1,10 +1,12 @@
 //! The nightly lists: every user through the pipeline, in parts, so that a killed run goes on where it stopped.
 //!
 //! A part is the lists of [`PART_USERS`] users as JSON Lines, written beside and renamed. When all parts are there, the
-//! output is put together from them. The bytes do not depend on interruptions or the number of threads.
+//! output is put together from them, without the lists of users who were erased meanwhile. The bytes do not depend on
+//! interruptions or the number of threads.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +18,11 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
+use crate::json_lines::is_blank;
 use crate::pipeline::{Pipeline, Query, Scratch};
+use crate::state::{WatchError, Watched};
 
 /// Users in one part.
 pub const PART_USERS: usize = 500;
@@ -77,6 +82,9 @@ pub enum PrecomputeError {
         /// The file.
         path: PathBuf,
     },
+    /// It is not known who was erased while the lists were computed.
+    #[error("cannot tell who was erased while the lists were computed")]
+    Erased(#[from] WatchError),
     /// The placement is not one of the release's.
     #[error("the release has no scenario {0:?}")]
     Scenario(String),
@@ -114,7 +122,9 @@ impl Parts {
         let mut folder = out.as_os_str().to_owned();
         folder.push(".parts");
         let parts = Self { folder: folder.into() };
-        let (mark, text) = (parts.folder.join("job.json"), serde_json::to_vec(job)?);
+        // A digest, since it would name the users otherwise.
+        let text = Sha256::digest(serde_json::to_vec(job)?).to_vec();
+        let mark = parts.folder.join("job");
         if fs::read(&mark).ok().as_ref() != Some(&text) {
             let _ = fs::remove_dir_all(&parts.folder);
             fs::create_dir_all(&parts.folder)?;
@@ -136,13 +146,14 @@ fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&aside, path)
 }
 
-/// Computes the lists of `job` into `out`, whose name ends in `.parquet` or `.jsonl`. `progress` is told the number of
-/// users done.
+/// Computes the lists of `job` into `out`, whose name ends in `.parquet` or `.jsonl`, by `pipeline`, whose store is that of
+/// `watched`. `progress` is told the number of users done.
 ///
 /// # Errors
-/// If a file cannot be written, or the format or the scenario is unknown.
+/// If a file cannot be written, the format or the scenario is unknown, or the log does not tell who was erased meanwhile.
 pub fn precompute(
     pipeline: &Pipeline,
+    watched: &mut Watched,
     job: &Job,
     out: &Path,
     n_threads: usize,
@@ -165,9 +176,16 @@ pub fn precompute(
     let n_parts = job.users.len().div_ceil(PART_USERS);
     let missing: Vec<usize> = (0..n_parts).filter(|part| !parts.path(*part).exists()).collect();
     let computed = compute_parts(pipeline, job, &parts, &missing, n_threads, progress)?;
-    let n_items = match as_parquet {
-        true => assemble_parquet(&parts, n_parts, out)?,
-        false => assemble_json_lines(&parts, n_parts, out).map_err(io(out))?,
+    let n_items = loop {
+        let gone = watched.erased()?.clone();
+        let n_items = match as_parquet {
+            true => assemble_parquet(&parts, n_parts, &gone, out)?,
+            false => assemble_json_lines(&parts, n_parts, &gone, out).map_err(io(out))?,
+        };
+        // Who is erased from now on is taken out of the output by the server that does it.
+        if *watched.erased()? == gone {
+            break n_items;
+        }
     };
     let bytes = fs::metadata(out).map_err(io(out))?.len();
     fs::remove_dir_all(&parts.folder).map_err(io(&parts.folder))?;
@@ -227,22 +245,32 @@ fn list_of(pipeline: &Pipeline, job: &Job, user: &str, scratch: &mut Scratch) ->
     UserList { user_id: user.to_owned(), items }
 }
 
-fn assemble_json_lines(parts: &Parts, n_parts: usize, out: &Path) -> io::Result<usize> {
+fn assemble_json_lines(
+    parts: &Parts,
+    n_parts: usize,
+    gone: &BTreeSet<String>,
+    out: &Path,
+) -> io::Result<usize> {
     let aside = out.with_extension("writing");
     let mut writer = BufWriter::new(fs::File::create(&aside)?);
     let mut n_items = 0;
     for part in 0..n_parts {
-        let text = fs::read(parts.path(part))?;
-        n_items += read_lists(&text)?.iter().map(|list| list.items.len()).sum::<usize>();
-        writer.write_all(&text)?;
+        for list in read_lists(&fs::read(parts.path(part))?, gone)? {
+            n_items += list.items.len();
+            serde_json::to_writer(&mut writer, &list)?;
+            writer.write_all(b"\n")?;
+        }
     }
     writer.into_inner().map_err(|error| error.into_error())?.sync_all()?;
     fs::rename(&aside, out)?;
     Ok(n_items)
 }
 
-fn read_lists(text: &[u8]) -> io::Result<Vec<UserList>> {
-    BufReader::new(text).lines().map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+/// The lists of a part, but for those of users who are `gone`.
+fn read_lists(text: &[u8], gone: &BTreeSet<String>) -> io::Result<Vec<UserList>> {
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !is_blank(line));
+    let lists = lines.map(|line| Ok(serde_json::from_slice::<UserList>(line)?));
+    lists.filter(|list| list.as_ref().map_or(true, |it| !gone.contains(&it.user_id))).collect()
 }
 
 /// One row for each recommendation, in the order of the lists.
@@ -253,7 +281,12 @@ const PARQUET_SCHEMA: &str = "message recommendations {
     required float score;
 }";
 
-fn assemble_parquet(parts: &Parts, n_parts: usize, out: &Path) -> Result<usize, PrecomputeError> {
+fn assemble_parquet(
+    parts: &Parts,
+    n_parts: usize,
+    gone: &BTreeSet<String>,
+    out: &Path,
+) -> Result<usize, PrecomputeError> {
     let io = |source| PrecomputeError::Io { path: out.into(), source };
     let fail = |source| PrecomputeError::Parquet { path: out.into(), source };
     let aside = out.with_extension("writing");
@@ -269,7 +302,8 @@ fn assemble_parquet(parts: &Parts, n_parts: usize, out: &Path) -> Result<usize, 
     for group in 0..n_parts.div_ceil(per_group) {
         let mut lists = Vec::new();
         for part in group * per_group..((group + 1) * per_group).min(n_parts) {
-            lists.extend(read_lists(&fs::read(parts.path(part)).map_err(io)?).map_err(io)?);
+            let text = fs::read(parts.path(part)).map_err(io)?;
+            lists.extend(read_lists(&text, gone).map_err(io)?);
         }
         n_items += lists.iter().map(|list| list.items.len()).sum::<usize>();
         let mut rows = writer.next_row_group().map_err(fail)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use featurestore::readers::ImportMaps;
 use featurestore::schema::Feature;
-use featurestore::{FeaturePlan, Names, PlanBuilder, Timestamp};
+use featurestore::{EventTypeId, FeaturePlan, Names, PlanBuilder, Timestamp};
 use ranking::calibration::Calibration;
 use ranking::forest::{Forest, OpenForestError};
 use ranking::ranker::Ranker;
@@ -283,6 +283,13 @@ pub struct WriteReleaseError {
 }
 
 impl Release {
+    /// The type of event that says most of what a user likes: the first of those of the highest weight.
+    pub fn heaviest_event(&self) -> EventTypeId {
+        let kinds = self.weights.iter().enumerate();
+        let heaviest = kinds.rev().max_by(|a, b| a.1.total_cmp(b.1));
+        EventTypeId(heaviest.map_or(0, |(kind, _)| kind as u8))
+    }
+
     /// Writes the release into a new folder `folder/ID` and returns it: beside first, then renamed. One of the same
     /// content that is there already is kept.
     ///

@@ -9,7 +9,7 @@ mod making;
 
 pub use external::ExternalCounts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -28,7 +28,8 @@ use crate::config::StoreConfig;
 use crate::pipeline::Pipeline;
 use crate::release::Release;
 use crate::state::{
-    Keeps, OpenStateError, State, WriteSnapshotError, log_folder, open_store, write_snapshot,
+    Effect, Keeps, OpenStateError, State, WriteSnapshotError, log_folder, open_store,
+    write_snapshot,
 };
 
 use making::{Making, note};
@@ -103,7 +104,45 @@ struct Live {
 struct Reached {
     stamp: Stamp,
     outcomes: BTreeMap<Stamp, Vec<Outcome>>,
+    latest: LatestChanges,
 }
+
+/// What the latest entries have changed in features, in case that Redis loses it.
+#[derive(Default)]
+struct LatestChanges {
+    /// The last entry that is not among them, nor are any before it.
+    after: Stamp,
+    changes: VecDeque<Change>,
+}
+
+impl LatestChanges {
+    /// Those of the entries behind `after`, of which there are none yet.
+    fn since(after: Stamp) -> Self {
+        Self { after, changes: VecDeque::new() }
+    }
+
+    /// Adds those of further entries, and forgets the oldest if there are more than [`MAX_LATEST`].
+    fn extend(&mut self, changes: &[Change]) {
+        self.changes.extend(changes.iter().cloned());
+        while self.changes.len() > MAX_LATEST {
+            let Some(stamp) = self.changes.pop_front().map(|change| change.stamp()) else { return };
+            self.after = stamp;
+        }
+        // An entry is among them as a whole, or not at all.
+        while self.changes.front().is_some_and(|change| change.stamp() <= self.after) {
+            self.changes.pop_front();
+        }
+    }
+
+    /// Those of all entries behind `stamp`; `None` if some of these are forgotten.
+    fn behind(&self, stamp: Stamp) -> Option<Vec<Change>> {
+        let first = self.changes.partition_point(|change| change.stamp() <= stamp);
+        (self.after <= stamp).then(|| self.changes.range(first..).cloned().collect())
+    }
+}
+
+/// So many changes are remembered: some 100 bytes each.
+const MAX_LATEST: usize = 100_000;
 
 /// What a server needs to take part.
 pub struct Replica {
@@ -130,8 +169,8 @@ pub struct Replica {
 pub struct Listeners {
     /// Is told of the release that all servers should serve, again and again until this one does.
     pub release: Box<dyn Fn(&str) + Send>,
-    /// Is told of every user who was deleted, once the features have forgotten him.
-    pub deleted: Box<dyn Fn(&str) + Send>,
+    /// Is told of every user who was deleted, by all names that led to him, once the features have forgotten him.
+    pub deleted: Box<dyn Fn(Vec<String>) + Send>,
 }
 
 /// Tells all servers of the Redis that `store` names to serve the release called `id`, which is on their shelves.
@@ -199,7 +238,9 @@ impl Replica {
         // As of the state: others may have written to the log meanwhile.
         let ids = EventLog::event_ids_until(&log_folder(data_dir), state.position())?;
         let pipeline = pipeline_of(release, &state, &features);
-        let reached = Reached { stamp: state.followed(), ..Reached::default() };
+        let stamp = state.followed();
+        let latest = LatestChanges::since(stamp);
+        let reached = Reached { stamp, latest, ..Reached::default() };
         let replica = Self {
             data_dir: data_dir.into(),
             fsync,
@@ -342,6 +383,8 @@ impl Replica {
             let known = live.state.followed();
             if known >= state.followed() {
                 self.take_in_until(known, &mut follower, &mut state, &mut ids, &features)?;
+                // Fields may have other positions in the new plan.
+                lock(&self.reached).latest = LatestChanges::since(known);
                 *live = Live { state, ids };
                 *self.features.write().unwrap_or_else(PoisonError::into_inner) = features;
                 // Before the follower goes on, since what it brings is not taken into the state of before any more.
@@ -367,7 +410,7 @@ impl Replica {
             let (mut noted, before) = (Vec::new(), state.followed());
             let entries = follower.next(before, Duration::ZERO)?;
             for entry in entries.iter().filter(|entry| entry.stamp <= last) {
-                take_in(state, ids, entry, &mut noted);
+                take_in(state, ids, entry, &mut noted, &mut Vec::new());
             }
             if state.followed() == before {
                 return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
@@ -434,12 +477,14 @@ impl Replica {
     }
 }
 
-/// Folds `entry` into `state`, but events whose ids are among `ids`; appends what counts to `noted`.
+/// Folds `entry` into `state`, but events whose ids are among `ids`; appends what counts to `noted`, and the names of users who
+/// were deleted to `deleted`.
 fn take_in(
     state: &mut State,
     ids: &mut EventIds,
     entry: &Entry,
     noted: &mut Vec<Change>,
+    deleted: &mut Vec<Vec<String>>,
 ) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let counted: Vec<&Record> = entry
@@ -453,6 +498,9 @@ fn take_in(
         })
         .collect();
     state.apply_entry(counted.into_iter(), entry.stamp, |change| {
+        if let Effect::Forget(_, names) = &change {
+            deleted.push(names.clone());
+        }
         noted.push(note(change, entry.stamp));
     });
     outcomes

@@ -3,8 +3,10 @@
 //! Whoever folds the same log up to the same position for the same plan has the same state to the bit: the server as
 //! events come, and `cascade verify-features` afterwards.
 
+mod erased;
 mod snapshot;
 
+pub use erased::{WatchError, Watched};
 pub use snapshot::{
     SNAPSHOT_FORMAT, SnapshotRefused, WriteSnapshotError, compact_log, read_snapshot,
     write_snapshot,
@@ -41,8 +43,8 @@ pub enum Effect<'a> {
         /// Who did it.
         into: UserId,
     },
-    /// What is known of this user is forgotten.
-    Forget(UserId),
+    /// What is known of this user is forgotten, who was called so.
+    Forget(UserId, Vec<String>),
 }
 
 /// What a state remembers.
@@ -324,12 +326,12 @@ impl State {
                 self.apply_event(event);
             }
             other => {
-                let merged = self.merged_by(other);
+                let (merged, deleted) = (self.merged_by(other), self.deleted_by(other));
                 self.store.put(|items, users| put_record(items, users, other));
                 if let Some((from, into)) = merged {
                     self.store.merge(from, into);
                 }
-                if let Some(user) = self.deleted_by(other) {
+                if let Some((user, _)) = deleted {
                     self.store.forget(user);
                 }
             }
@@ -344,13 +346,13 @@ impl State {
                 }
             }
             other => {
-                let merged = self.merged_by(other);
+                let (merged, deleted) = (self.merged_by(other), self.deleted_by(other));
                 self.apply(other);
                 if let Some((from, into)) = merged {
                     note(Effect::Merge { from, into });
                 }
-                if let Some(user) = self.deleted_by(other) {
-                    note(Effect::Forget(user));
+                if let Some((user, names)) = deleted {
+                    note(Effect::Forget(user, names));
                 }
             }
         }
@@ -367,10 +369,14 @@ impl State {
         (from != into).then_some((from, into))
     }
 
-    /// The user whom `record` deletes.
-    fn deleted_by(&self, record: &Record) -> Option<UserId> {
+    /// The user whom `record` deletes, and the names that lead to him before it.
+    fn deleted_by(&self, record: &Record) -> Option<(UserId, Vec<String>)> {
         let Record::DeleteUser { id } = record else { return None };
-        self.store.view(|view| view.users().names().get(id).map(UserId))
+        self.store.view(|view| {
+            let user = view.users().find(id)?;
+            let names = view.users().names_of(user).into_iter().map(String::from).collect();
+            Some((UserId(user), names))
+        })
     }
 
     /// Folds `event`; what was folded, unless it is left out.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use featurestore::{EmbeddedStore, ItemId, UserId};
 use rustc_hash::FxHashMap;
 
-use crate::json_lines::blank_lines;
+use crate::json_lines::{blank_lines, contains, is_blank};
 use crate::precompute::UserList;
 
 /// The lists of one placement, in the ids of a store. A list costs 4 bytes an item, and about 20 more.
@@ -48,7 +48,7 @@ impl StoredLists {
         for line in reader.lines() {
             let line = line?;
             // That of a user who was erased.
-            if line.trim_ascii().is_empty() {
+            if is_blank(line.as_bytes()) {
                 continue;
             }
             let list: UserList = serde_json::from_str(&line)?;
@@ -72,27 +72,41 @@ impl StoredLists {
     }
 }
 
-/// Removes the lists of the users called `names` from all files in the data folder; returns how many there were.
+/// Removes the lists of the users called `names` from all files in the data folder, also from those that a run that goes on or
+/// was killed has made so far; returns how many there were in the finished ones.
 ///
 /// # Errors
 /// If a file cannot be read or written.
 pub fn erase(data_dir: &Path, names: &[String]) -> io::Result<usize> {
-    let folder = match fs::read_dir(data_dir.join("lists")) {
-        Ok(folder) => folder,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error),
-    };
     let mut n_erased = 0;
-    for entry in folder {
-        let path = entry?.path();
-        if path.extension().is_none_or(|extension| extension != "jsonl") {
-            continue;
+    for path in files_in(&data_dir.join("lists"))? {
+        let is_finished = path.extension().is_some_and(|extension| extension == "jsonl");
+        if is_finished {
+            n_erased += erase_from(&path, names)?;
+        } else if path.is_dir() {
+            files_in(&path)?.iter().try_for_each(|part| erase_from(part, names).map(drop))?;
+        } else {
+            erase_from(&path, names)?;
         }
-        n_erased += blank_lines(&path, |line| {
-            serde_json::from_slice::<UserList>(line).is_ok_and(|list| names.contains(&list.user_id))
-        })?;
     }
     Ok(n_erased)
+}
+
+/// What is in `folder`; nothing, if there is no such folder, or none any more.
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn erase_from(path: &Path, names: &[String]) -> io::Result<usize> {
+    blank_lines(path, |line| match serde_json::from_slice::<UserList>(line) {
+        Ok(list) => names.contains(&list.user_id),
+        // A line that is torn may be of one of them.
+        Err(_) => names.iter().any(|name| contains(line, name.as_bytes())),
+    })
 }
 
 #[cfg(test)]
@@ -129,5 +143,17 @@ mod tests {
         assert_eq!(erase(folder.path(), &["v".to_owned()]).unwrap(), 0);
         let left = StoredLists::read(&path, &store).unwrap();
         assert_eq!((left.of(Some(u)), left.of(Some(v))), (&[a, b][..], &[][..]));
+        // What a run that was killed has left.
+        let (parts, torn) = (path.with_extension("jsonl.parts"), path.with_extension("writing"));
+        fs::create_dir(&parts).unwrap();
+        let files = [parts.join("00000000.jsonl"), parts.join("00000001.writing"), torn];
+        for file in &files {
+            fs::write(file, format!("{}\n{}", text[0], &text[1][..20])).unwrap();
+        }
+        assert_eq!(erase(folder.path(), &["v".to_owned()]).unwrap(), 0);
+        for file in &files {
+            let left = fs::read_to_string(file).unwrap();
+            assert_eq!(left, format!("{}\n{}", text[0], " ".repeat(20)));
+        }
     }
 }

@@ -149,7 +149,8 @@ fn pipeline(things: &[Thing], events: &[(bool, u8, u32)]) -> Pipeline {
         0 => [0.0, 0.0],
         _ => [(i as f32).cos(), (i as f32).sin()],
     };
-    let vectors = Vectors::new((0..N_ITEMS).flat_map(vector).collect(), 2).unwrap();
+    let n = things.len() as u32;
+    let vectors = Vectors::new((0..n).flat_map(vector).collect(), 2).unwrap();
     let release = Arc::new(hand_made::release(&config, &history, vectors, NOW));
     let store = Arc::new(empty_store(&release, &history));
     history.events.iter().for_each(|event| store.apply(event));
@@ -240,6 +241,58 @@ proptest! {
         let n_known = seen.into_iter().filter(|item| is_shown(*item)).count();
         prop_assert!(items.iter().all(|item| is_shown(item.0)));
         prop_assert_eq!(items.len(), n_known.min(5));
+    }
+}
+
+const PLAIN: Thing = Thing { colour: None, price: None, hidden: false, expired: false };
+
+#[test]
+fn whoever_has_seen_what_is_popular_is_shown_what_comes_behind_it() {
+    // More than a board keeps, the first of them the most popular.
+    let n_items = 4_500;
+    let viewed = (0..n_items).flat_map(|i| vec![(false, 0, i); if i < 100 { 2 } else { 1 }]);
+    let bought = (0..4_200).map(|item| (true, 1, item));
+    let events: Vec<(bool, u8, u32)> = viewed.chain(bought).collect();
+    let pipeline = pipeline(&vec![PLAIN; n_items as usize], &events);
+    let user = pipeline.store().view(|view| view.users().find("u1").map(UserId));
+    let plan = pipeline.listing(Listing::Popular, 200).unwrap();
+    let popular = |user: Option<UserId>| {
+        let query = Query::new(user, NOW, 200);
+        shown(&pipeline.list(&plan, &[], &query, &mut Scratch::default()).slate)
+    };
+    let (of_nobody, left) = (popular(None), popular(user));
+    assert!(of_nobody.len() == 200 && of_nobody.iter().all(|item| item.0 < 4_200));
+    assert!(left.len() == 200 && left.iter().all(|item| item.0 >= 4_200), "{left:?}");
+}
+
+#[test]
+fn the_seeds_of_one_of_whom_nothing_is_known_are_his_history() {
+    let coloured = |i: u32| Thing { colour: Some((i % 4) as u8), ..PLAIN };
+    let things: Vec<Thing> = (0..N_ITEMS).map(coloured).collect();
+    let events: Vec<(bool, u8, u32)> = (0..N_ITEMS).map(|item| (false, 0, item)).collect();
+    let pipeline = pipeline(&things, &events);
+    let scenario = &pipeline.release().scenarios["home"];
+    let source = |name: &str| {
+        let at = scenario.sources.iter().position(|source| source.name == name);
+        at.unwrap_or_else(|| panic!("no source is called {name}"))
+    };
+    let (in_colour, similar) = (source("popular_in_colour"), source("co_visitation"));
+    let ask = |seeds: &[u32]| {
+        let seeds = seeds.iter().copied().map(ItemId).collect();
+        let query = Query { seeds, ..Query::new(None, NOW, 5) };
+        let mut scratch = Scratch::default();
+        let answer = pipeline.recommend(scenario, &query, &mut scratch);
+        let lists = pipeline.source_lists(scenario, 10, &scratch);
+        assert!(answer.cold_user, "seeds say nothing about who asks");
+        (lists[in_colour].clone(), lists[similar].len(), scratch.user.unwrap())
+    };
+    assert_eq!((ask(&[]).0, ask(&[]).1), (vec![], 0));
+    for colour in 0..3 {
+        let (items, n_similar, user) = ask(&[colour, colour + 4]);
+        assert!(!items.is_empty() && items.iter().all(|item| item.0 % 4 == colour), "{items:?}");
+        assert!(n_similar > 0);
+        let recent: Vec<u32> = user.state.recent.iter().map(|recent| recent.item.0).collect();
+        assert_eq!(recent, [colour + 4, colour], "the first one is the latest");
     }
 }
 

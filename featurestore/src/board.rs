@@ -83,9 +83,12 @@ impl Board {
         keep_best(&mut best, n);
         best
     }
-}
 
-impl Board {
+    /// Whether there are items that were counted and are not in `list`.
+    pub fn is_cut(&self, list: u32) -> bool {
+        self.lists.get(&list).is_some_and(|list| list.floor > f64::NEG_INFINITY)
+    }
+
     /// The `n` best of `items` as of `now`, whether or not a list has them; those that were never counted are left out.
     /// Cost: O(items).
     pub fn best_of(

@@ -236,8 +236,13 @@ impl Entities {
 
     /// The names that lead to `id`: its own, and those of the ones that were merged into it.
     pub fn names_of(&self, id: u32) -> Vec<&str> {
-        let merged = self.merged.keys().filter(|from| self.resolve(**from) == id);
-        std::iter::once(&id).chain(merged).filter_map(|id| self.names.0.name(*id)).collect()
+        let ids = std::iter::once(id).chain(self.merged_into(id));
+        ids.filter_map(|id| self.names.0.name(id)).collect()
+    }
+
+    /// Those that stand for `id`.
+    pub(crate) fn merged_into(&self, id: u32) -> impl Iterator<Item = u32> {
+        self.merged.keys().copied().filter(move |from| self.resolve(*from) == id)
     }
 
     /// Has `from` stand for `into` from now on, which may stand for another. Nothing happens if they are one already.
@@ -298,10 +303,16 @@ impl Entities {
         self.n_changes
     }
 
-    /// Forgets the fields of `id`, which is not available until it is put again. Its number stays its own.
+    /// Forgets the fields of `id`, which is not available until it is put again. Those that stand for it are deleted with it, and
+    /// stand for themselves from now on. Its number stays its own.
     pub fn delete(&mut self, id: u32) {
         self.put(id, &Fields::new());
         self.gone[id as usize] = true;
+        let merged: Vec<u32> = self.merged_into(id).collect();
+        for from in merged {
+            self.merged.remove(&from);
+            self.gone[from as usize] = true;
+        }
     }
 
     /// Sets from when until when `id` may be shown, and whether at all.
@@ -477,6 +488,21 @@ mod tests {
         assert_eq!(shown, [false, true, true, false]);
         items.put_availability(id, None, None, true);
         assert!(!items.is_available(id, Timestamp(15)));
+    }
+
+    #[test]
+    fn those_who_were_merged_into_a_deleted_one_stand_for_themselves() {
+        let mut users = entities();
+        let [first, second, last, other] = ["a", "b", "c", "d"].map(|name| users.intern(name));
+        users.merge(first, second);
+        users.merge(second, last);
+        users.merge(other, last);
+        assert_eq!(users.find("a"), Some(last));
+        users.delete(last);
+        let found = ["a", "b", "c", "d"].map(|name| users.find(name));
+        assert_eq!(found, [first, second, last, other].map(Some));
+        assert!([first, second, last, other].map(|id| users.is_gone(id)) == [true; 4]);
+        assert_eq!(users.names_of(last), ["c"]);
     }
 
     #[test]

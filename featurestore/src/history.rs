@@ -43,7 +43,7 @@ pub struct HistoryBuilder<'a> {
     schema: &'a Schema,
     sessions: Names,
     history: History,
-    /// For each user that was deleted, how many events there were then.
+    /// For each user that was deleted, and those who stood for one, how many events there were then.
     deleted: FxHashMap<UserId, usize>,
 }
 
@@ -64,12 +64,14 @@ impl<'a> HistoryBuilder<'a> {
         match record {
             Record::Event(event) => self.push_event(event),
             other => {
-                put_record(&mut history.items, &mut history.users, other);
                 if let Record::DeleteUser { id } = other
-                    && let Some(user) = history.users.names().get(id)
+                    && let Some(user) = history.users.find(id)
                 {
-                    self.deleted.insert(UserId(user), history.events.len());
+                    let names = std::iter::once(user).chain(history.users.merged_into(user));
+                    let n_before = history.events.len();
+                    self.deleted.extend(names.map(|name| (UserId(name), n_before)));
                 }
+                put_record(&mut history.items, &mut history.users, other);
             }
         }
     }
@@ -97,8 +99,9 @@ impl<'a> HistoryBuilder<'a> {
         let (deleted, users, mut i) = (self.deleted, &self.history.users, 0);
         self.history.events.retain_mut(|event| {
             i += 1;
+            let is_kept = deleted.get(&event.user).is_none_or(|n_before| i > *n_before);
             event.user = UserId(users.resolve(event.user.0));
-            deleted.get(&event.user).is_none_or(|n_before| i > *n_before)
+            is_kept
         });
         self.history.events.sort_by_key(|event| event.time);
         self.history
@@ -125,7 +128,7 @@ pub fn put_record(items: &mut Entities, users: &mut Entities, record: &Record) {
         }
         Record::DeleteUser { id } => {
             let id = users.intern(id);
-            users.delete(id);
+            users.delete(users.resolve(id));
         }
         Record::SetItemFields { id, fields } => items.set(id, fields),
         Record::SetUserFields { id, fields } => users.set(id, fields),
@@ -311,6 +314,28 @@ mod tests {
         assert_eq!(about(0), [(ItemId(1), 3), (ItemId(2), 3)]);
         assert_eq!(about(1), [(ItemId(0), 1), (ItemId(1), 3)]);
         assert_eq!(about(5), []);
+    }
+
+    #[test]
+    fn what_is_done_under_a_name_after_the_one_it_stood_for_was_deleted_is_its_own() {
+        let merge =
+            |from: &str, into: &str| Record::MergeUser { from: from.into(), into: into.into() };
+        let history = history(&[
+            event("buy", "s", None, "a", 10),
+            event("buy", "t", None, "b", 11),
+            merge("s", "u"),
+            event("buy", "s", None, "c", 12),
+            // By any of the names that lead there.
+            Record::DeleteUser { id: "s".into() },
+            event("buy", "s", None, "d", 13),
+            merge("t", "u"),
+            event("buy", "u", None, "e", 14),
+        ]);
+        let (names, items) = (history.users.names(), history.items.names());
+        let named = |event: &Event| (names.name(event.user.0), items.name(event.item.0));
+        let known: Vec<_> = history.events.iter().map(named).collect();
+        let expected = [("u", "b"), ("s", "d"), ("u", "e")];
+        assert_eq!(known, expected.map(|(user, item)| (Some(user), Some(item))));
     }
 
     #[test]

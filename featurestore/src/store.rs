@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::board::{Board, WHOLE};
 use crate::entities::{Column, Entities};
-use crate::event::{Event, EventTypeId, MAX_EVENT_NUMBERS};
+use crate::event::{Event, EventTypeId, MAX_EVENT_NUMBERS, NO_SESSION};
 use crate::ids::{ItemId, Scored, UserId};
 use crate::newcomers::Newcomers;
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
@@ -129,6 +129,32 @@ pub struct UserView {
     pub state: Arc<UserState>,
     /// The user's fields by position: numbers, codes of categories; NaN if missing.
     pub numbers: Vec<f64>,
+}
+
+impl UserView {
+    /// Folds into it that the user has turned to `items` at `now`, to the first of them last, by events of type `kind`.
+    /// `catalogue`: the items, with the fields that `plan` was made for.
+    pub fn turn_to(
+        &mut self,
+        items: &[ItemId],
+        kind: EventTypeId,
+        now: Timestamp,
+        plan: &FeaturePlan,
+        catalogue: &Entities,
+    ) {
+        let state = Arc::make_mut(&mut self.state);
+        for item in items.iter().rev() {
+            let event = Event {
+                time: now,
+                user: UserId::default(),
+                item: *item,
+                session: NO_SESSION,
+                kind,
+                numbers: [f32::NAN; MAX_EVENT_NUMBERS],
+            };
+            state.apply(&event, plan, |field| catalogue.column(field).codes(item.0));
+        }
+    }
 }
 
 /// How up to date what was read is.
@@ -541,6 +567,11 @@ impl View<'_> {
     pub fn best(&self, board: usize, value: Option<u32>, n: usize, now: Timestamp) -> Vec<Scored> {
         let spec = &self.plan.boards[board].0;
         self.state.boards[board].best(spec, value.unwrap_or(WHOLE), n, now)
+    }
+
+    /// Whether a board has counted items that are not in its list any more.
+    pub fn is_cut(&self, board: usize) -> bool {
+        self.state.boards[board].is_cut(WHOLE)
     }
 
     /// The `n` best of `items` by what a board counts.

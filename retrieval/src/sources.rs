@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use featurestore::board::BOARD_ITEMS;
 use featurestore::plan::PlanBuilder;
 use featurestore::record::SlotId;
 use featurestore::schema::{FieldKind, SimilarityBy, nearest_name};
@@ -239,20 +240,6 @@ impl HistoryWeights {
         self.read_all(state, plan, weights, known);
     }
 
-    /// Puts `items`, the first of them as the latest, before everything that was read, each as an event of `weight`.
-    fn put_first(&mut self, items: &[ItemId], weight: f32) {
-        self.latest.retain(|(item, _)| !items.contains(item));
-        self.latest.splice(..0, items.iter().map(|item| (*item, weight)));
-        self.latest.truncate(MAX_LATEST_ITEMS);
-        for item in items {
-            let more = weight.ln_1p();
-            match self.all.binary_search_by_key(item, |(known, _)| *known) {
-                Ok(i) => self.all[i].1 = self.all[i].1.max(more),
-                Err(i) => self.all.insert(i, (*item, more)),
-            }
-        }
-    }
-
     fn read_all(
         &mut self,
         state: &UserState,
@@ -330,8 +317,6 @@ pub struct Ask<'a> {
     pub user_id: Option<UserId>,
     /// What is known of the user.
     pub user: &'a UserView,
-    /// Items that the list starts from, each once: as if the user had turned to them just now, to the first one last.
-    pub seeds: &'a [ItemId],
     /// Weight of each event type.
     pub weights: &'a [f32],
     /// The time that it is.
@@ -370,9 +355,6 @@ impl Ask<'_> {
     pub fn prepare(&self, scratch: &mut SourceScratch) {
         let known = |item: ItemId| item.index() < self.models.n_items();
         scratch.history.read(&self.user.state, self.plan, self.weights, known);
-        let seeds: Vec<ItemId> = self.seeds.iter().copied().filter(|item| known(*item)).collect();
-        let weight = self.weights.iter().copied().fold(0.0, f32::max);
-        scratch.history.put_first(&seeds, weight);
         self.measure(scratch);
         scratch.delta.clone_from(&self.delta);
     }
@@ -420,9 +402,7 @@ impl Ask<'_> {
                 Some(few) => {
                     self.store.view(|view| view.best_of(board, few.iter(), source.n, self.now))
                 }
-                None => self.accepted(source.n, &mut scratch.index.is_cut, |n| {
-                    self.store.view(|view| view.best(board, None, n, self.now))
-                }),
+                None => self.best_of_board(board, source.n, &mut scratch.index.is_cut),
             },
             How::FieldBoard { board, user_field, count } => {
                 self.popular_in_field(source.n, board, user_field, count)
@@ -437,6 +417,22 @@ impl Ask<'_> {
             },
         };
         SourceList { items, quota: source.n }
+    }
+
+    fn best_of_board(&self, board: usize, n: usize, is_cut: &mut bool) -> Vec<Scored> {
+        let in_list = |n| self.store.view(|view| view.best(board, None, n, self.now));
+        let best = self.accepted(n, is_cut, in_list);
+        let is_enough = *is_cut || best.len() >= n.min(BOARD_ITEMS);
+        if is_enough || !self.store.view(|view| view.is_cut(board)) {
+            return best;
+        }
+        // Rarely is so much of the list kept out that the items behind its end are wanted: then all are looked at.
+        self.accepted(n, is_cut, |n| {
+            self.store.view(|view| {
+                let all = (0..view.items().len() as u32).map(ItemId);
+                view.best_of(board, all, n, self.now)
+            })
+        })
     }
 
     /// The items that may be proposed, if they are few.

@@ -121,6 +121,39 @@ fn an_erased_user_is_not_in_redis_after_the_log_is_compacted() {
 }
 
 #[test]
+fn a_user_who_is_erased_while_lists_are_computed_is_in_none() {
+    let project = project();
+    let lists = project.path("cascade-data/lists");
+    let of_user = format!("{USER}\n").repeat(5) + &"u1\n".repeat(1_500);
+    project.write("users.txt", of_user + USER);
+    let words = ["precompute", "--to-store", "--threads", "1", "--users", "users.txt"];
+    let is_there = |extension: &str| {
+        let entries = fs::read_dir(&lists).expect("the folder is there").flatten();
+        entries.filter(|it| it.path().to_string_lossy().ends_with(extension)).count() > 0
+    };
+    let has_begun = || !files_with_name(&lists).iter().all(|path| path.ends_with("home.jsonl"));
+    for is_killed in [true, false] {
+        let server = project.serve();
+        let user = format!("/v1/users/{USER}");
+        let event = json!({ "type": "view", "user_id": USER, "item_id": "i5" });
+        assert_eq!(server.post("/v1/events", &event).json()["accepted"], 1);
+        let mut running = project.start(words);
+        let started = Instant::now();
+        while !has_begun() && running.try_wait().expect("it was started").is_none() {
+            assert!(started.elapsed() < Duration::from_secs(60), "no part was written");
+        }
+        if is_killed {
+            running.kill().expect("it runs");
+        }
+        server.delete(&user).json();
+        assert!(running.wait().expect("it was started").success() != is_killed);
+        assert_eq!(files_with_name(&lists), NONE);
+        assert_eq!(is_there(".parts"), is_killed, "what was killed goes on where it stopped");
+        assert_eq!(server.terminate().0, Some(0));
+    }
+}
+
+#[test]
 fn users_who_were_merged_are_erased_as_one() {
     let project = Project::trained(&Shop::default());
     let server = project.serve();
@@ -143,6 +176,11 @@ fn users_who_were_merged_are_erased_as_one() {
     for name in ["old", "new"] {
         assert_eq!(server.get(&format!("/v1/users/{name}")).status, 404, "{name}");
     }
+    // Who was merged is not the erased user's any more: what is done under that name tells of nobody else.
+    event("session_id", "visit");
+    assert_eq!(server.get("/v1/users/new").status, 404);
+    let visit = json!({ "session_id": "visit", "n": 3, "dry_run": true });
+    assert!(!server.post("/v1/recommend", &visit).body.contains("cold_user"));
     // Who comes again is a new user, who can be erased again.
     event("user_id", "new");
     assert_eq!(server.get("/v1/users/new").json()["fields"], json!({}));

@@ -82,6 +82,33 @@ fn contributions_sum_to_the_score_and_lost_items_name_their_stage() {
 }
 
 #[test]
+fn what_there_is_no_time_to_explain_is_shown_without() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    let ask = |deadline_ms: u64| {
+        let question =
+            json!({ "user_id": "u1", "n": 300, "explain": "full", "deadline_ms": deadline_ms });
+        server.post("/v1/recommend", &question).json()
+    };
+    let n_explained = |answer: &Value| {
+        let items = answer["items"].as_array().expect("items");
+        items.iter().filter(|item| !item["explanation"].is_null()).count()
+    };
+    let says = |answer: &Value, step: &str| answer["degraded"].to_string().contains(step);
+    let whole = ask(60_000);
+    assert!(!says(&whole, "unexplained"));
+    assert_eq!(n_explained(&whole), ids(&whole).len());
+    let mut n_cut = 0;
+    for deadline_ms in [1, 2, 3, 4, 6, 8].repeat(10) {
+        let answer = ask(deadline_ms);
+        let is_whole = n_explained(&answer) == ids(&answer).len();
+        assert_eq!(says(&answer, "unexplained"), !is_whole, "{deadline_ms}");
+        n_cut += usize::from(!is_whole);
+    }
+    assert!(n_cut > 0, "a millisecond is enough to explain 300 items");
+}
+
+#[test]
 fn what_was_shown_and_not_chosen_makes_way_also_after_a_restart() {
     let project = Project::configured(&Shop::default());
     project.configure("scenarios.home.rerank.hide_served.strength", 0.9);

@@ -23,6 +23,8 @@ pub enum Degraded {
     Unranked,
     /// The list was not made as diverse as the placement wants it.
     Undiversified,
+    /// Some items do not say why they are there, though they were asked to.
+    Unexplained,
     /// The list was computed before.
     Precomputed,
     /// The list is what is popular.
@@ -39,6 +41,7 @@ impl Degraded {
             Self::FewerTrees => "fewer_trees",
             Self::Unranked => "unranked",
             Self::Undiversified => "undiversified",
+            Self::Unexplained => "unexplained",
             Self::Precomputed => "precomputed",
             Self::Popular => "popular",
         }

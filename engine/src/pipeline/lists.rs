@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use featurestore::schema::SimilarityBy;
-use featurestore::{Freshness, ItemId, Scored, Timestamp};
+use featurestore::{ItemId, Scored, Timestamp};
 use reranking::{RerankConfig, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
@@ -13,7 +13,7 @@ use rustc_hash::FxHashSet;
 use super::ladder::stage_until;
 use super::rank::rank_by;
 use super::retrieve::propose;
-use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by};
+use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by, is_cold};
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
@@ -167,7 +167,7 @@ impl Pipeline {
         let fused = candidates.fused();
         let scores = if candidates.n_sources == 1 { &candidates.scores } else { &fused };
         rank_by(&candidates.items, scores, &fused, plan.top, ranked);
-        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        let cold_user = is_cold(&user, query, freshness);
         let slate = as_ranked(ranked, query.n, query.now);
         scratch.user = Some(user);
         Answer {
@@ -211,7 +211,7 @@ impl Pipeline {
         degraded.extend((!is_whole).then_some(Degraded::FewerCandidates));
         self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));
-        let cold_user = user.state.recent.is_empty() && freshness != Freshness::Default;
+        let cold_user = is_cold(&user, query, freshness);
         scratch.user = Some(user);
         Answer {
             slate: as_ranked(&scratch.ranked, query.n, query.now),

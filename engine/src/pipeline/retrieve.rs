@@ -57,7 +57,7 @@ impl Pipeline {
 
     pub(super) fn ask<'a>(
         &'a self,
-        query: &'a Query,
+        query: &Query,
         user: &'a UserView,
         accept: &'a dyn Fn(ItemId) -> bool,
     ) -> Ask<'a> {
@@ -68,7 +68,6 @@ impl Pipeline {
             plan: self.features.plan(),
             user_id: query.user,
             user,
-            seeds: &query.seeds,
             weights: &self.release.weights,
             now: query.now,
             accept,

@@ -6,10 +6,8 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use featurestore::log::Record;
 use featurestore::redis::{Change, Follower, RedisError, RedisStore, Stamp};
 
-use super::making::reapply;
 use super::{Listeners, Live, POLL, REST, Replica, ReplicaError, lock, take_in};
 use crate::state::{State, log_folder};
 
@@ -60,7 +58,7 @@ impl Replica {
     fn follow_on(
         &self,
         follower: &mut Follower,
-        on_deleted: &dyn Fn(&str),
+        on_deleted: &dyn Fn(Vec<String>),
     ) -> Result<(), ReplicaError> {
         let after = lock(&self.live).state.followed();
         let entries = follower.next(after, POLL)?;
@@ -76,17 +74,12 @@ impl Replica {
                     // Another release may have been put into service meanwhile, with all of this.
                     if entry.stamp > state.followed() {
                         self.external.count(&entry, state);
-                        let outcomes = take_in(state, ids, &entry, &mut noted);
+                        let outcomes = take_in(state, ids, &entry, &mut noted, &mut deleted);
                         lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
                         last = Some(entry.stamp);
-                        deleted.extend(entry.records.into_iter().filter_map(
-                            |record| match record {
-                                Record::DeleteUser { id } => Some(id),
-                                _ => None,
-                            },
-                        ));
                     }
                 }
+                lock(&self.reached).latest.extend(&noted);
                 self.features()
             };
             let Some(last) = last else { continue };
@@ -98,7 +91,7 @@ impl Replica {
             }
             drop(reached);
             self.has_moved.notify_all();
-            deleted.iter().for_each(|id| on_deleted(id));
+            deleted.into_iter().for_each(on_deleted);
         }
         Ok(())
     }
@@ -186,8 +179,12 @@ impl Replica {
             if !Arc::ptr_eq(&self.features(), &features) {
                 return Ok(());
             }
-            let outcomes = lock(&self.reached).outcomes.clone();
-            reapply(&self.log, &features, &live.state, &outcomes)?
+            let (known, applied) = (live.state.followed(), features.applied()?);
+            let missing = lock(&self.reached).latest.behind(applied);
+            if let Some(missing) = missing.as_ref().filter(|_| applied < known) {
+                features.apply_until(missing, known)?;
+            }
+            missing.is_some()
         };
         if !is_whole {
             // The log on the disk has it, or will have it in a moment.

@@ -1,18 +1,16 @@
 //! How the features come into Redis: made from the event log, or brought up to what a server knows from the shared log.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use featurestore::history::user_name;
-use featurestore::log::{EventLog, Outcome, Position, Record};
+use featurestore::Schema;
+use featurestore::log::{EventLog, Position};
 use featurestore::redis::{
-    Change, Entry, Follower, Generation, Nodes, Noted, RedisSettings, RedisStore, SharedLog, Stamp,
+    Change, Generation, Nodes, Noted, RedisSettings, RedisStore, SharedLog, Stamp,
 };
-use featurestore::{Event, ItemId, NO_SESSION, NamedEvent, Schema, UserId};
 
 use super::{REST, ReplicaError, random_name};
 use crate::release::Release;
@@ -20,6 +18,9 @@ use crate::state::{Effect, State, fingerprint, log_folder};
 
 /// For how long a server may make a generation before another tries.
 const LOADING_CLAIM: Duration = Duration::from_secs(300);
+
+/// How long a server that starts waits for others to fold what it knows.
+const FOLDING: Duration = Duration::from_secs(3);
 
 /// What features are made with.
 pub(super) struct Making<'a> {
@@ -51,10 +52,17 @@ impl Making<'_> {
             match features.generation()? {
                 Some(generation) if generation.n_own == state.n_own() => {
                     features.use_generation(&generation);
-                    // All servers may have died when an event was in the log and not in Redis, and another server that
-                    // makes them may know less than this one.
-                    if features.applied()? >= state.followed() {
-                        return Ok(features);
+                    // Another server folds what this one knows already from the log. But all servers may have died when an
+                    // event was in the log and not in Redis, and one that makes them may know less than this one.
+                    let until = Instant::now() + FOLDING;
+                    loop {
+                        if features.applied()? >= state.followed() {
+                            return Ok(features);
+                        }
+                        if Instant::now() >= until || self.is_stopped.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        thread::sleep(REST);
                     }
                 }
                 Some(generation) if generation.n_own > state.n_own() => {
@@ -108,77 +116,11 @@ impl Making<'_> {
     }
 }
 
-/// Folds into `features` what `state` knows and they do not know yet; `false` if `outcomes` do not tell which of the events
-/// count.
-pub(super) fn reapply(
-    log: &Arc<SharedLog>,
-    features: &RedisStore,
-    state: &State,
-    outcomes: &BTreeMap<Stamp, Vec<Outcome>>,
-) -> Result<bool, ReplicaError> {
-    let mut at = features.applied()?;
-    if at < state.followed() && log.has_forgotten(at)? {
-        return Ok(false);
-    }
-    let mut follower = Follower::new(log.clone());
-    while at < state.followed() {
-        let entries = follower.next(at, Duration::ZERO)?;
-        let Some(last) = entries.last().map(|entry| entry.stamp) else { return Ok(true) };
-        let mut noted = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.stamp <= state.followed()) {
-            // Whom a merge was about cannot be told any more: they are one now.
-            if entry.records.iter().any(|record| matches!(record, Record::MergeUser { .. })) {
-                return Ok(false);
-            }
-            let Some(outcomes) = outcomes.get(&entry.stamp) else { return Ok(false) };
-            noted.extend(known_changes(entry, outcomes, state));
-        }
-        features.apply_until(&noted, last.min(state.followed()))?;
-        at = last;
-    }
-    Ok(true)
-}
-
-/// What `entry` changes, with the numbers that `state` has given to the names in it.
-fn known_changes(entry: &Entry, outcomes: &[Outcome], state: &State) -> Vec<Change> {
-    let mut outcomes = outcomes.iter();
-    let known = |record: &Record| match record {
-        Record::Event(event) => {
-            let counts = outcomes.next() == Some(&Outcome::Accepted);
-            counts.then(|| known_event(event, entry.stamp, state)).flatten()
-        }
-        Record::DeleteUser { id } => {
-            let user = state.store().view(|view| view.users().names().get(id).map(UserId));
-            user.map(|user| Change::Forget { stamp: entry.stamp, user })
-        }
-        _ => None,
-    };
-    entry.records.iter().filter_map(known).collect()
-}
-
-fn known_event(event: &NamedEvent, stamp: Stamp, state: &State) -> Option<Change> {
-    let (schema, sessions) = (state.schema(), state.sessions());
-    state.store().view(|view| {
-        let user = UserId(view.users().find(&user_name(event)?)?);
-        let item = ItemId(view.items().names().get(&event.item)?);
-        let session = event.session.as_ref().and_then(|name| sessions.get(name));
-        let event = Event {
-            time: event.time,
-            user,
-            item,
-            session: session.unwrap_or(NO_SESSION),
-            kind: schema.event_type(&event.kind)?,
-            numbers: schema.numbers_of(event),
-        };
-        Some(note(Effect::Event(&event, view.items()), stamp))
-    })
-}
-
 /// `change` as the features take it, with the entry that it came with.
 pub(super) fn note(change: Effect<'_>, stamp: Stamp) -> Change {
     let (event, items) = match change {
         Effect::Event(event, items) => (event, items),
-        Effect::Forget(user) => return Change::Forget { stamp, user },
+        Effect::Forget(user, _) => return Change::Forget { stamp, user },
         Effect::Merge { from, into } => return Change::Merge { stamp, from, into },
     };
     let fields = 0..items.n_fields().min(usize::from(u8::MAX));

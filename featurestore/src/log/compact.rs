@@ -116,7 +116,7 @@ struct Deletions {
 fn deletions(dir: &Path) -> Result<Deletions, ScanError> {
     let (mut deleted, mut merged) = (HashMap::new(), HashMap::<String, Vec<String>>::new());
     let mut n_compactions = 0;
-    // As `Entities::merge` does: a name that stands for another is merged as that.
+    // As `Entities::merge` and `delete` do: a name that stands for another is merged as that, until that one is deleted.
     let mut stands_for = HashMap::<String, String>::new();
     for (i, record) in EventLog::reader(dir, Position::START)?.enumerate() {
         match record? {
@@ -124,9 +124,10 @@ fn deletions(dir: &Path) -> Result<Deletions, ScanError> {
                 n_compactions = n_compactions.max(compaction_of(&id) + 1);
             }
             Record::DeleteUser { id } => {
-                let mut names = vec![String::from(id)];
+                let mut names = vec![resolve(&stands_for, &id)];
                 while let Some(name) = names.pop() {
-                    names.extend(merged.get(&name).into_iter().flatten().cloned());
+                    names.extend(merged.remove(&name).into_iter().flatten());
+                    stands_for.remove(&name);
                     deleted.insert(name, i);
                 }
             }
@@ -476,6 +477,27 @@ mod tests {
         assert_eq!(compact(&dir).unwrap(), Compacted { n_users: 3, n_records: 4 });
         let text = std::fs::read(dir.join("00000000.log")).unwrap();
         assert!(!text.windows(5).any(|bytes| bytes == b"-name"));
+    }
+
+    #[test]
+    fn who_was_merged_into_one_that_was_deleted_is_not_deleted_with_it_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("log");
+        let delete = |id: &str| Record::DeleteUser { id: id.into() };
+        let records = [
+            Record::MergeUser { from: "session".into(), into: "user".into() },
+            delete("user"),
+            event("session", "x", 1),
+            event("user", "y", 2),
+            delete("user"),
+        ];
+        let (mut log, _) = EventLog::open(&dir, FsyncPolicy::Never).unwrap();
+        log.append(&records).unwrap();
+        drop(log);
+        assert_eq!(compact(&dir).unwrap(), Compacted { n_users: 2, n_records: 4 });
+        let left = EventLog::reader(&dir, Position::START).unwrap().map(Result::unwrap);
+        let events: Vec<Record> = left.filter(|it| matches!(it, Record::Event(_))).collect();
+        assert_eq!(events, [event("session", "x", 1)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use engine::config::Config;
 
 use engine::pipeline::Pipeline;
 use engine::precompute::{Job, precompute};
-use engine::state::{Keeps, open_store};
+use engine::state::Watched;
 use engine::stored_lists;
 use featurestore::Timestamp;
 use featurestore::history::SESSION_USER;
@@ -51,17 +51,15 @@ impl Precompute {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
         let release = Arc::new(workspace.shelf.open(&workspace.shelf.active()?)?);
-        let store = open_store(&workspace.config.data_dir, &release, Keeps::Everything)?
-            .state
-            .store()
-            .clone();
-        let pipeline = Pipeline::new(release, store);
+        let mut watched = Watched::open(&workspace.config.data_dir, &release)?;
+        let pipeline = Pipeline::new(release, watched.state().store().clone());
         let job = self.job(&pipeline)?;
         let out = self.out(&workspace, &job)?;
         let bar = ProgressBar::new(job.users.len() as u64);
         let started = Instant::now();
         let progress = |done: usize| bar.set_position(done as u64);
-        let made = precompute(&pipeline, &job, &out, global.n_threads(), &progress)?;
+        let n_threads = global.n_threads();
+        let made = precompute(&pipeline, &mut watched, &job, &out, n_threads, &progress)?;
         bar.finish_and_clear();
         let per_second = made.computed as f64 / started.elapsed().as_secs_f64();
         if global.json {

@@ -14,6 +14,7 @@ use featurestore::schema::FieldKind;
 use featurestore::{Fields, ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
 use super::body::{escaped, unknown};
@@ -24,6 +25,9 @@ use super::problem::{Fault, Problem};
 use super::reasons::{Reason, Reasons};
 use super::request::{Explain, Request, resolve};
 use super::state::Engine;
+
+/// Of the time that is left when the items are known, so much may be spent on explaining them.
+const EXPLAIN_SHARE: f64 = 0.75;
 
 /// The body of an answer.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -50,7 +54,8 @@ struct AnsweredItem {
     #[schema(value_type = Object)]
     fields: BTreeMap<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    explanation: Option<Explanation>,
+    #[schema(value_type = Option<Explanation>)]
+    explanation: Option<Box<RawValue>>,
 }
 
 /// The body of the answer to a batch.
@@ -148,7 +153,7 @@ impl Question {
     /// Asks the pipeline. Returns the answer, and what is shown by it.
     ///
     /// # Errors
-    /// If the release has no such scenario, field or list.
+    /// If the release has no such list, or a field of a candidate is wrong.
     pub(super) fn answer(
         self,
         scratch: &mut Scratch,
@@ -156,7 +161,6 @@ impl Question {
     ) -> Result<Answered, Problem> {
         let pipeline = self.pipeline.clone();
         let scenario = self.plan(&pipeline)?;
-        self.request.check_fields(pipeline.release())?;
         let is_up_to_date = self.engine.catch_up(self.catch_up_until(&scenario));
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
         let query = self.query(&pipeline, &scenario, &mut missing_ids)?;
@@ -170,8 +174,9 @@ impl Question {
         if !is_up_to_date && !steps.contains(&Degraded::StaleFeatures) {
             steps.push(Degraded::StaleFeatures);
         }
+        let (items, is_explained) = self.items(&scenario, &named, &outcome, scratch);
+        steps.extend((!is_explained).then_some(Degraded::Unexplained));
         count(metrics, &scenario, &outcome, &steps);
-        let items = self.items(&scenario, &named, &outcome, scratch);
         let impression = self.impression(&scenario, &outcome, &items);
         let shown: Vec<ItemId> = outcome.slate.shown.iter().map(|shown| shown.item).collect();
         // A late list has no candidates: whether there is more is seen on the next page.
@@ -330,36 +335,51 @@ impl Question {
         self.arrived + Duration::from_millis(ms)
     }
 
+    /// When the items must be explained: the rest of the time is for the answer's way.
+    fn explain_until(&self, scenario: &ScenarioPlan) -> Instant {
+        let now = Instant::now();
+        now + self.deadline(scenario).saturating_duration_since(now).mul_f64(EXPLAIN_SHARE)
+    }
+
+    /// The items of the answer, and whether all of them say what they were asked to say about their reasons: when time is over,
+    /// those that are left do not.
     fn items(
         &self,
         scenario: &ScenarioPlan,
         named: &[ItemId],
         outcome: &Outcome,
         scratch: &Scratch,
-    ) -> Vec<AnsweredItem> {
+    ) -> (Vec<AnsweredItem>, bool) {
         let is_similar = matches!(self.origin, Origin::Similar(_));
         // A list that is the same for everybody is not one for a user of whom nothing is known.
         let is_for_user = matches!(self.origin, Origin::Placement | Origin::Given(..));
         let cold_user = outcome.cold_user && is_for_user;
         let explain = self.request.explain != Explain::None;
+        let (until, mut is_explained) = (self.explain_until(scenario), true);
         let reasons = explain.then(|| {
             let user = scratch.user.as_ref().map(|user| user.state.clone()).unwrap_or_default();
             let asked = if is_similar { named } else { &[] };
             Reasons::new(&self.pipeline, &scenario.sources, user, asked)
         });
         let candidates = &scratch.candidates;
-        let item = |shown: &Shown| {
+        let mut item = |shown: &Shown| {
             let index = candidates.items.iter().position(|item| *item == shown.item);
             let sources: Vec<usize> =
                 index.into_iter().flat_map(|i| candidates.sources_of(i)).collect();
             let mut why = Vec::new();
             why.extend(cold_user.then_some(Reason::ColdUser));
             why.extend((explain && shown.from_rank.is_none()).then_some(Reason::Exploration));
-            why.extend(reasons.iter().flat_map(|reasons| reasons.of(shown.item, &sources)));
+            let is_in_time = !explain || Instant::now() < until;
+            is_explained &= is_in_time;
+            let reasons = reasons.iter().filter(|_| is_in_time);
+            why.extend(reasons.flat_map(|reasons| reasons.of(shown.item, &sources)));
             let (id, fields) = self.describe(shown);
             let names = sources.iter().map(|source| scenario.sources[*source].name.clone());
-            let explanation = (self.request.explain == Explain::Full)
-                .then(|| Explanation::new(&self.pipeline, scenario, shown.item, scratch));
+            // It is written at once, so that its length counts as well.
+            let explanation = (self.request.explain == Explain::Full && is_in_time).then(|| {
+                let all = Explanation::new(&self.pipeline, scenario, shown.item, scratch);
+                to_raw_value(&all).expect("an explanation is plain data")
+            });
             AnsweredItem {
                 id,
                 score: shown.score,
@@ -369,7 +389,8 @@ impl Question {
                 explanation,
             }
         };
-        outcome.slate.shown.iter().map(item).collect()
+        let items = outcome.slate.shown.iter().map(&mut item).collect();
+        (items, is_explained)
     }
 
     /// Name and fields of an item; fields without a value are left out.

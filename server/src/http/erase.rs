@@ -2,9 +2,9 @@
 
 use actix_web::{HttpResponse, web};
 use engine::state::log_folder;
-use featurestore::Timestamp;
 use featurestore::history::user_name;
 use featurestore::log::{EventLog, Position, Record, ScanError};
+use featurestore::{EmbeddedStore, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -63,10 +63,12 @@ fn trace(engine: &Engine, names: &[String]) -> Result<Trace, ScanError> {
                 merged.for_each(|name| *name = into);
             }
             Record::DeleteUser { id } => {
-                let Some(deleted) = place(&id) else { continue };
-                let of_deleted = traces.iter_mut().zip(&stands_for);
-                let of_deleted = of_deleted.filter(|(_, name)| **name == deleted);
-                of_deleted.for_each(|(trace, _)| *trace = Trace::default());
+                let Some(deleted) = place(&id).map(|i| stands_for[i]) else { continue };
+                for (i, name) in stands_for.iter_mut().enumerate() {
+                    if *name == deleted {
+                        (traces[i], *name) = (Trace::default(), i);
+                    }
+                }
             }
             _ => {}
         }
@@ -90,12 +92,22 @@ pub(super) async fn delete(
     Ok(HttpResponse::Ok().json(receipt))
 }
 
+/// Users who were merged are one, and erased as one: the names that lead to the one called `id`, the one's own first.
+fn names_of(store: &EmbeddedStore, id: &str) -> Vec<String> {
+    store.view(|view| {
+        let user = view.users().find(id);
+        let names = user.map(|user| view.users().names_of(user)).unwrap_or_else(|| vec![id]);
+        names.into_iter().map(String::from).collect()
+    })
+}
+
 fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
     let pipeline = engine.pipeline()?;
     let failed = |error: &dyn std::error::Error| Problem::internal(with_causes(error));
     if !Kind::Users.is_known(pipeline.store(), id) {
         // Who was only shown something, or whose erasure was cut short.
-        let (impressions, lists) = engine.erase_files_of(id).map_err(|e| failed(&e))?;
+        let names = [id.to_owned()];
+        let (impressions, lists) = engine.erase_files_of(&names).map_err(|e| failed(&e))?;
         if impressions + lists == 0 {
             return Err(Kind::Users.not_found(id));
         }
@@ -103,21 +115,18 @@ fn erase(engine: &Engine, id: &str) -> Result<Receipt, Problem> {
         return Ok(Receipt { erased, releases_trained_on: Vec::new() });
     }
     let user = Request::user_named(&pipeline, Some(id.to_owned()));
-    // Users who were merged are one, and erased as one.
-    let (id, names) = pipeline.store().view(|view| {
-        let number = user.map(|user| user.0);
-        let names = number.map(|number| view.users().names_of(number)).unwrap_or_default();
-        let names: Vec<String> = names.into_iter().map(String::from).collect();
-        (names.first().cloned().unwrap_or_else(|| id.to_owned()), names)
-    });
-    let id = id.as_str();
+    let names = names_of(pipeline.store(), id);
     let trace = trace(engine, &names).map_err(|e| failed(&e))?;
     let n_features = user.map_or(0, |user| pipeline.n_known_items(user));
     // Once before, to count it: after the change every server does it by itself; and once after, for what came in between.
-    let (n_impressions, n_lists) = engine.erase_files_of(id).map_err(|e| failed(&e))?;
-    let record = Kind::Users.delete(id);
-    engine.change(|_| Ok((vec![record], ())))?;
-    let (n_later, _) = engine.erase_files_of(id).map_err(|e| failed(&e))?;
+    let (n_impressions, n_lists) = engine.erase_files_of(&names).map_err(|e| failed(&e))?;
+    // Somebody may have been merged into the user meanwhile, and is erased with the rest.
+    let delete = |store: &EmbeddedStore| {
+        let names = names_of(store, id);
+        Ok((vec![Kind::Users.delete(names.first().map_or(id, String::as_str))], names))
+    };
+    let names = engine.change(delete)?;
+    let (n_later, _) = engine.erase_files_of(&names).map_err(|e| failed(&e))?;
     let (_, releases) = engine.releases().map_err(|e| failed(&e))?;
     let trained_on = releases.into_iter().filter_map(|(name, manifest)| {
         let until = manifest.ok()?.data.until;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use engine::filter::Filter;
-use engine::json_lines::blank_lines;
+use engine::json_lines::{blank_lines, contains};
 use featurestore::history::SESSION_USER;
 use featurestore::{Span, Timestamp};
 use prometheus_client::metrics::counter::Counter;
@@ -315,10 +315,6 @@ impl Writer {
             }
         }
     }
-}
-
-fn contains(line: &[u8], name: &[u8]) -> bool {
-    !name.is_empty() && line.windows(name.len()).any(|part| part == name)
 }
 
 /// The days of the files in `dir`.

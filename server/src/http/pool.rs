@@ -109,19 +109,30 @@ impl Load {
     }
 }
 
-/// A job that was admitted, until it is done or dropped.
-struct Admitted(Arc<Load>);
+/// Jobs that were admitted together, as many of them as are neither done nor dropped.
+struct Admitted {
+    load: Arc<Load>,
+    n: usize,
+}
 
 impl Admitted {
-    fn new(load: &Arc<Load>) -> Self {
-        load.n_admitted.fetch_add(1, Ordering::Relaxed);
-        Self(load.clone())
+    fn new(load: &Arc<Load>, n: usize) -> Self {
+        load.n_admitted.fetch_add(n, Ordering::Relaxed);
+        Self { load: load.clone(), n }
+    }
+
+    /// One of them is done.
+    fn is_done(&mut self) {
+        if self.n > 0 {
+            self.n -= 1;
+            self.load.n_admitted.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.0.n_admitted.fetch_sub(1, Ordering::Relaxed);
+        self.load.n_admitted.fetch_sub(self.n, Ordering::Relaxed);
     }
 }
 
@@ -180,23 +191,54 @@ impl Pool {
         wish: Wish,
         job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
+        self.submit(wish, 1, move |scratch, _| job(scratch)).await
+    }
+
+    /// Runs a job for each of `questions` on one of the threads, one after the other, until one fails. They count as so many.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) async fn run_in_turn<Q: Send + 'static, T: Send + 'static, E: Send + 'static>(
+        &self,
+        wish: Wish,
+        questions: Vec<Q>,
+        mut job: impl FnMut(Q, &mut Scratch) -> Result<T, E> + Send + 'static,
+    ) -> Result<Result<Vec<T>, E>, Refusal> {
+        let n_jobs = questions.len();
+        let all = move |scratch: &mut Scratch, admitted: &mut Admitted| {
+            let one = |question| {
+                let result = job(question, scratch);
+                admitted.is_done();
+                result
+            };
+            questions.into_iter().map(one).collect()
+        };
+        self.submit(wish, n_jobs, all).await
+    }
+
+    async fn submit<T: Send + 'static>(
+        &self,
+        wish: Wish,
+        n_jobs: usize,
+        job: impl FnOnce(&mut Scratch, &mut Admitted) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
         if !self.load.admits(wish) {
             rest();
             return Err(Refusal::Late);
         }
         let is_free = self.load.expected_wait().is_zero();
         let (reply, result) = oneshot::channel();
-        let admitted = Admitted::new(&self.load);
+        let mut admitted = Admitted::new(&self.load, n_jobs);
         let job = move |scratch: &mut Scratch| {
             if !reply.is_closed() {
-                let (started, known) = (Instant::now(), &admitted.0.job);
+                let (started, known) = (Instant::now(), admitted.load.job.of(1));
                 // What begins late goes down the ladder and costs less: if that counted, more would be admitted, and all of
                 // it would begin late. What is of the lower class is of any length: it says nothing about what users wait
                 // for.
-                let is_whole = is_free || started + known.of(1) < wish.until;
-                let done = job(scratch);
+                let is_whole = is_free || started + known < wish.until;
+                let done = job(scratch, &mut admitted);
                 if wish.class == Class::User && is_whole {
-                    known.observe(started.elapsed(), 1);
+                    admitted.load.job.observe(started.elapsed(), 1);
                 }
                 drop(admitted);
                 // A caller that has gone meanwhile misses nothing.
@@ -282,6 +324,22 @@ mod tests {
         release.send(()).unwrap();
         assert_eq!(busy.await.unwrap(), Ok(()));
         assert_eq!(waiting.await.unwrap(), Ok(1));
+    }
+
+    #[actix_web::test]
+    async fn jobs_that_are_admitted_together_count_until_each_is_done() {
+        let pool = Pool::start(1, 1).unwrap();
+        let load = pool.load.clone();
+        let count = move |question: usize, _: &mut Scratch| match question {
+            9 => Err(load.n_admitted.load(Ordering::Relaxed)),
+            _ => Ok(load.n_admitted.load(Ordering::Relaxed)),
+        };
+        let counted = pool.run_in_turn(wish(9), vec![0, 1, 2, 3], count.clone()).await;
+        assert_eq!(counted, Ok(Ok(vec![4, 3, 2, 1])));
+        // The third fails: the fourth is not asked, and does not count any more.
+        let failed = pool.run_in_turn(wish(9), vec![0, 1, 9, 3], count).await;
+        assert_eq!(failed, Ok(Err(2)));
+        assert_eq!(pool.load.n_admitted.load(Ordering::Relaxed), 0);
     }
 
     #[test]

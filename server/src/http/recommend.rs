@@ -79,6 +79,9 @@ fn class_of(http: &HttpRequest) -> Class {
 }
 
 /// The question that `request` asks, and the page that it is about. Lists that are not a placement's have no pages.
+///
+/// # Errors
+/// If the release has no such placement or field, or the token is none.
 fn question(
     engine: &web::Data<Engine>,
     request: Request,
@@ -86,6 +89,10 @@ fn question(
     arrived: Instant,
     pipeline: Arc<Pipeline>,
 ) -> Result<(Question, Option<Page>), Problem> {
+    if matches!(origin, Origin::Placement | Origin::Given(..)) {
+        request.scenario(pipeline.release())?;
+    }
+    request.check_fields(pipeline.release())?;
     let now = engine.clock.now();
     let (recommendation_id, mut seed) = engine.recommendation_ids.next(now);
     let (mut leave_out, mut page) = (Vec::new(), None);
@@ -157,21 +164,20 @@ pub(super) async fn batch(
     let shared = engine.clone();
     let time = questions.iter().map(Question::time).sum::<Duration>();
     let wish = Wish { class: Class::Low, until: arrival(&http) + time };
-    let answered = engine.pool.run(wish, move |scratch| {
-        let mut answered: Vec<Answered> = Vec::with_capacity(questions.len());
-        for (i, mut question) in questions.into_iter().enumerate() {
-            // Each has its own time, which begins when those before it are done.
-            question.arrived = Instant::now();
-            if distinct {
-                let shown = answered.iter().flat_map(|before| before.shown.iter().copied());
-                question.leave_out.extend(shown);
-            }
-            let answer = question.answer(scratch, &shared.metrics);
-            answered.push(answer.map_err(|problem| problem.within(&format!("/requests/{i}")))?);
+    let questions: Vec<(usize, Question)> = questions.into_iter().enumerate().collect();
+    let mut shown_before = Vec::new();
+    let answer = move |(i, mut question): (usize, Question), scratch: &mut Scratch| {
+        // Each has its own time, which begins when those before it are done.
+        question.arrived = Instant::now();
+        if distinct {
+            question.leave_out.extend_from_slice(&shown_before);
         }
-        Ok::<_, Problem>(answered)
-    });
-    let answered = answered.await??;
+        let answered = question.answer(scratch, &shared.metrics);
+        let answered = answered.map_err(|problem| problem.within(&format!("/requests/{i}")))?;
+        shown_before.extend(answered.shown.iter().copied());
+        Ok::<Answered, Problem>(answered)
+    };
+    let answered = engine.pool.run_in_turn(wish, questions, answer).await??;
     let mut responses = Vec::with_capacity(answered.len());
     for ((mut answered, page), dry_run) in answered.into_iter().zip(pages).zip(dry_runs) {
         answered.answer.set_next_page(next_page(&engine, page.as_ref(), &answered));

@@ -247,18 +247,18 @@ impl Engine {
             }
         };
         // The follower, which tells of them, must go on meanwhile.
-        let (tell, deleted_users) = std::sync::mpsc::channel::<String>();
+        let (tell, deleted_users) = std::sync::mpsc::channel::<Vec<String>>();
         std::thread::spawn(move || {
-            for id in deleted_users {
+            for names in deleted_users {
                 let Some(engine) = other.upgrade() else { return };
-                if let Err(error) = engine.erase_files_of(&id) {
+                if let Err(error) = engine.erase_files_of(&names) {
                     eprintln!("error: files still tell of a user who was deleted: {error}");
                 }
             }
         });
-        let deleted = move |id: &str| {
+        let deleted = move |names: Vec<String>| {
             // Nobody listens once the server ends.
-            let _ = tell.send(id.to_owned());
+            let _ = tell.send(names);
         };
         replica.start(Listeners { release: Box::new(release), deleted: Box::new(deleted) })?;
         self.replica.get_or_init(|| replica);

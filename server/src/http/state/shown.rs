@@ -84,24 +84,15 @@ impl Engine {
         }
     }
 
-    /// Removes what files and memory of this server have about the user called `id`: impressions and stored lists, also those
-    /// under names that were merged into that one. Nobody need have heard of the user but them. Returns how many there were of
-    /// both. May block.
+    /// Removes what files and memory of this server have about the user who is called by all of `names`: impressions and stored
+    /// lists. Nobody need have heard of the user but them. Returns how many there were of both. May block.
     ///
     /// # Errors
     /// If a file cannot be read or written.
-    pub(in crate::http) fn erase_files_of(&self, id: &str) -> io::Result<(usize, usize)> {
-        let names = self.active().map_or_else(Vec::new, |pipeline| {
-            pipeline.store().view(|view| {
-                let users = view.users();
-                let user = users.names().get(id);
-                let names = user.map(|user| users.names_of(user)).unwrap_or_else(|| vec![id]);
-                names.into_iter().map(str::to_owned).collect()
-            })
-        });
+    pub(in crate::http) fn erase_files_of(&self, names: &[String]) -> io::Result<(usize, usize)> {
         names.iter().for_each(|name| self.served.forget(name));
-        let n_impressions = self.impressions.erase(&names)?;
-        let n_lists = stored_lists::erase(&self.config.data_dir, &names)?;
+        let n_impressions = self.impressions.erase(names)?;
+        let n_lists = stored_lists::erase(&self.config.data_dir, names)?;
         self.read_lists();
         Ok((n_impressions, n_lists))
     }
