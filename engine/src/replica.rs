@@ -141,6 +141,45 @@ impl LatestChanges {
     }
 }
 
+/// Entries that the one who keeps the log may not have written yet, in case that Redis loses them: those who do not keep it
+/// now may have to in a moment.
+#[derive(Default)]
+struct Unkept {
+    /// The last entry that is not among them, nor are any before it.
+    after: Stamp,
+    entries: VecDeque<Entry>,
+    n_records: usize,
+}
+
+impl Unkept {
+    /// Adds `entry`, which comes behind `before`; forgets those up to `kept`, and the oldest if there are more records than
+    /// [`MAX_UNKEPT`].
+    fn push(&mut self, before: Stamp, entry: Entry, kept: Stamp) {
+        if self.entries.is_empty() {
+            self.after = before;
+        }
+        self.n_records += entry.records.len();
+        self.entries.push_back(entry);
+        let is_gone = |oldest: &Entry, n: usize| oldest.stamp <= kept || n > MAX_UNKEPT;
+        while self.entries.front().is_some_and(|oldest| is_gone(oldest, self.n_records))
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.n_records -= oldest.records.len();
+            self.after = oldest.stamp;
+        }
+    }
+
+    /// All entries behind `stamp` that were taken in; `None` if some of these are forgotten.
+    fn behind(&self, stamp: Stamp) -> Option<Vec<Entry>> {
+        let first = self.entries.partition_point(|entry| entry.stamp <= stamp);
+        let is_known = self.after <= stamp && !self.entries.is_empty();
+        is_known.then(|| self.entries.range(first..).cloned().collect())
+    }
+}
+
+/// So many records are remembered: some 200 bytes each.
+const MAX_UNKEPT: usize = 50_000;
+
 /// So many changes are remembered: some 100 bytes each.
 const MAX_LATEST: usize = 100_000;
 
@@ -160,6 +199,7 @@ pub struct Replica {
     reached: Mutex<Reached>,
     has_moved: Condvar,
     kept: Mutex<Option<(Stamp, Position)>>,
+    unkept: Mutex<Unkept>,
     external: ExternalCounts,
     is_stopped: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -167,8 +207,9 @@ pub struct Replica {
 
 /// What a server wants to hear of the others.
 pub struct Listeners {
-    /// Is told of the release that all servers should serve, again and again until this one does.
-    pub release: Box<dyn Fn(&str) + Send>,
+    /// Is told of the release that all servers should serve, again and again until this one does. `None`: Redis says nothing
+    /// of it any more.
+    pub release: Box<dyn Fn(Option<&str>) + Send>,
     /// Is told of every user who was deleted, by all names that led to him, once the features have forgotten him.
     pub deleted: Box<dyn Fn(Vec<String>) + Send>,
 }
@@ -254,6 +295,7 @@ impl Replica {
             reached: Mutex::new(reached),
             has_moved: Condvar::new(),
             kept: Mutex::new(None),
+            unkept: Mutex::default(),
             external: ExternalCounts::default(),
             is_stopped,
             threads: Mutex::default(),
@@ -426,6 +468,14 @@ impl Replica {
     /// If Redis does not answer.
     pub fn announce_release(&self, id: &str) -> Result<(), ReplicaError> {
         Ok(self.log.set_release(id)?)
+    }
+
+    /// The release that all servers should serve, if Redis says one.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn announced_release(&self) -> Result<Option<String>, ReplicaError> {
+        Ok(self.log.head(Instant::now() + Duration::from_secs(1))?.release)
     }
 
     /// Tells all servers to serve the release called `id`, unless they were told to serve one before.

@@ -233,6 +233,40 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
 }
 
 #[test]
+fn what_was_acknowledged_just_before_redis_lost_everything_is_in_the_log() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let server = project.serve();
+    let release = || redis.ask("GET cascade:{log}:release");
+    let announced = release();
+    assert!(announced.len() > 4, "{announced}");
+    let n_events = 30;
+    for i in 0..n_events {
+        let event = json!({
+            "type": "view", "user_id": "flushed", "item_id": "i1", "event_id": format!("f{i}"),
+        });
+        let started = Instant::now();
+        while server.post("/v1/events", &event).status != 200 {
+            assert!(started.elapsed() < Duration::from_secs(5), "not taken in again");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        redis.ask("FLUSHALL");
+    }
+    normal_again(&server);
+    let started = Instant::now();
+    while release() != announced {
+        assert!(started.elapsed() < Duration::from_secs(5), "nobody says what is to be served");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (status, stderr) = server.terminate();
+    assert_eq!(status, Some(0), "{stderr}");
+    // The log alone has all of it, each once.
+    redis.ask("FLUSHALL");
+    let receipt = project.serve().delete("/v1/users/flushed").json();
+    assert_eq!(receipt["erased"]["events"], n_events, "{stderr}");
+}
+
+#[test]
 fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadline() {
     let Some(redis) = Redis::start() else { return };
     let proxy = Proxy::start(redis.port);
@@ -439,4 +473,25 @@ fn a_server_that_was_away_for_longer_than_the_shared_log_reaches_back_does_not_g
         refused.stderr
     );
     assert_eq!(other.serve().get("/health/ready").status, 200);
+}
+
+#[test]
+fn the_shared_log_is_cut_when_it_has_too_many_bytes_and_nothing_is_lost() {
+    let Some(redis) = Redis::start() else { return };
+    let project = project(&[redis.url()]);
+    let (a, b) = (project.serve(), project.serve());
+    // As if large batches had been appended.
+    redis.ask("SET cascade:{log}:bytes 300000000");
+    for i in 0..60 {
+        let event = json!({ "type": "purchase", "user_id": "many", "item_id": format!("i{i}") });
+        assert_eq!(a.post("/v1/events", &event).json()["accepted"], 1);
+    }
+    let length = redis.ask("XLEN cascade:{log}");
+    let length: usize = length.trim_start_matches(':').trim().parse().expect("a number");
+    assert!((1..40).contains(&length), "{length} entries");
+    assert_eq!(b.delete("/v1/users/many").json()["erased"]["features"], 60);
+    for server in [a, b] {
+        let (status, stderr) = server.terminate();
+        assert_eq!((status, stderr.contains("error")), (Some(0), false), "{stderr}");
+    }
 }

@@ -74,9 +74,12 @@ impl Replica {
                     // Another release may have been put into service meanwhile, with all of this.
                     if entry.stamp > state.followed() {
                         self.external.count(&entry, state);
+                        let before = state.followed();
                         let outcomes = take_in(state, ids, &entry, &mut noted, &mut deleted);
                         lock(&self.reached).outcomes.insert(entry.stamp, outcomes);
                         last = Some(entry.stamp);
+                        let kept = lock(&self.kept).map_or(0, |(kept, _)| kept);
+                        lock(&self.unkept).push(before, entry, kept);
                     }
                 }
                 lock(&self.reached).latest.extend(&noted);
@@ -140,7 +143,7 @@ impl Replica {
     }
 
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
-    fn look_after(&self, on_release: &dyn Fn(&str)) -> Result<(), ReplicaError> {
+    fn look_after(&self, on_release: &dyn Fn(Option<&str>)) -> Result<(), ReplicaError> {
         self.nodes.maintain();
         // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
         let _ = self.features().hear_of_changes();
@@ -148,9 +151,7 @@ impl Replica {
         if head.forgotten > self.with_state(State::followed) {
             return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
         }
-        if let Some(release) = head.release {
-            on_release(&release);
-        }
+        on_release(head.release.as_deref());
         self.renew_generation()
     }
 

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use featurestore::log::{EventLog, FsyncPolicy, OpenLogError};
-use featurestore::redis::Follower;
+use featurestore::redis::{Follower, Stamp};
 
 use super::{POLL, REST, Replica, ReplicaError, lock};
 use crate::state::log_folder;
@@ -27,30 +27,34 @@ impl Replica {
         }
     }
 
+    /// Appends to `log`, which ends at the entry `at`, those that Redis has lost and this server has taken in. Returns the last
+    /// one.
+    fn keep_lost(&self, log: &mut EventLog, at: Stamp) -> Result<Stamp, String> {
+        let lost = lock(&self.unkept).behind(at);
+        let behind = || ReplicaError::Behind { log: log_folder(&self.data_dir) }.to_string();
+        let mut last = at;
+        for entry in lost.ok_or_else(behind)? {
+            log.append_followed(&entry.records, entry.stamp).map_err(|e| in_words(&e))?;
+            last = entry.stamp;
+        }
+        Ok(last)
+    }
+
     /// Keeps the log until something fails: another process keeps it, perhaps.
     fn keep_on(&self) -> Result<(), String> {
         let folder = log_folder(&self.data_dir);
-        let in_words = |e: &dyn std::error::Error| {
-            let mut words = e.to_string();
-            let mut source = e.source();
-            while let Some(cause) = source {
-                let _ = write!(words, ": {cause}");
-                source = cause.source();
-            }
-            words
-        };
         let (mut log, opened) = EventLog::open(&folder, self.fsync).map_err(|e| match e {
             OpenLogError::InUse { .. } => "another process does".to_owned(),
             e => in_words(&e),
         })?;
         let mut at = opened.followed;
         if self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
-            return Err(ReplicaError::Behind { log: folder }.to_string());
+            at = self.keep_lost(&mut log, at)?;
         }
         let (mut follower, mut has_failed) = (Follower::new(self.log.clone()), false);
         loop {
             if has_failed && self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
-                return Err(ReplicaError::Behind { log: folder }.to_string());
+                at = self.keep_lost(&mut log, at)?;
             }
             has_failed = false;
             *lock(&self.kept) = Some((at, log.position()));
@@ -63,7 +67,10 @@ impl Replica {
                         if entry.records.is_empty()
                             && self.log.has_forgotten(at).map_err(|e| in_words(&e))?
                         {
-                            return Err(ReplicaError::Behind { log: folder }.to_string());
+                            at = self.keep_lost(&mut log, at)?;
+                            if entry.stamp <= at {
+                                continue;
+                            }
                         }
                         log.append_followed(&entry.records, entry.stamp)
                             .map_err(|e| in_words(&e))?;
@@ -84,4 +91,15 @@ impl Replica {
             }
         }
     }
+}
+
+/// What went wrong, and why.
+fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(words, ": {cause}");
+        source = cause.source();
+    }
+    words
 }

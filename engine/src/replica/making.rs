@@ -96,21 +96,15 @@ impl Making<'_> {
                 _ => {}
             }
         }
-        let mut failed = None;
         let changes = |note_one: &mut dyn FnMut(Change)| {
             let mut state = State::for_catalogue(schema, features.plan_arc());
-            let folded = EventLog::reader(&log_folder(self.data_dir), Position::START);
-            let folded = folded.and_then(|records| {
-                state.follow_noting(records, |change| note_one(note(change, 0)))
-            });
-            failed = folded.err();
-            Generation { name: random_name(6), n_own: state.n_own(), stamp: state.followed() }
+            let records = EventLog::reader(&log_folder(self.data_dir), Position::START)?;
+            state.follow_noting(records, |change| note_one(note(change, 0)))?;
+            let (n_own, stamp) = (state.n_own(), state.followed());
+            Ok::<_, ReplicaError>(Generation { name: random_name(6), n_own, stamp })
         };
         let loaded = features.load(changes, keep);
         let released = features.release_loading();
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
         loaded?;
         Ok(released?)
     }

@@ -411,17 +411,17 @@ impl RedisStore {
     /// and removes the values of its other generations, and those of all plans that are not in `keep`, if it says so. Cost: all of it in memory.
     ///
     /// # Errors
-    /// If Redis does not answer; what was written then is not read by anybody.
-    pub fn load(
+    /// If `changes` fails, or Redis does not answer; what was written then is not read by anybody.
+    pub fn load<E: From<RedisError>>(
         &self,
-        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Generation,
+        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E>,
         keep: Option<&[String]>,
-    ) -> Result<Generation, RedisError> {
+    ) -> Result<Generation, E> {
         let mut working = Working::default();
         let codes = |item, field| self.codes_of(item, field);
         let generation = &changes(&mut |change| {
             working.fold(&change.unstamped(), &self.plan, &codes);
-        });
+        })?;
         let keys = Keys { generation: generation.name.clone(), ..self.keys() };
         let mut commands = Vec::new();
         for (key, record) in &working.records {

@@ -124,12 +124,20 @@ impl Topology {
         let range = self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
         range.map(|(_, _, node)| node)
     }
+
+    /// Whether every slot has a node.
+    fn serves_all(&self) -> bool {
+        let n_slots = |(first, last, _): &(u16, u16, Arc<str>)| u32::from(last - first) + 1;
+        self.ranges.iter().map(n_slots).sum::<u32>() >= u32::from(N_SLOTS)
+    }
 }
 
 #[derive(Default)]
 struct Breaker {
     n_failures: u32,
     open_until: Option<Instant>,
+    /// Whether one was let through since it opened, and has not failed.
+    is_tried: bool,
 }
 
 impl Breaker {
@@ -140,12 +148,17 @@ impl Breaker {
             Some(until) if now < until => false,
             Some(_) => {
                 self.open_until = Some(now + self.pause());
+                self.is_tried = true;
                 true
             }
         }
     }
 
     fn fail(&mut self, now: Instant) {
+        // Those that were under way when it opened say nothing new.
+        if self.open_until.is_some() && !std::mem::take(&mut self.is_tried) {
+            return;
+        }
         self.n_failures += 1;
         if self.n_failures >= FAILURES_TO_OPEN {
             self.open_until = Some(now + self.pause());
@@ -304,10 +317,13 @@ impl Nodes {
         nodes
     }
 
-    /// Asks the cluster who serves what, if a node fails: somebody else may have taken over. To be called now and then.
+    /// Asks the cluster who serves what, if a node fails or slots have no node: somebody else may have taken over. To be called now and then.
     pub fn maintain(&self) {
         let is_failing = |breaker: &Breaker| breaker.n_failures > 0;
-        if self.topology().is_cluster && lock(&self.breakers).values().any(is_failing) {
+        let topology = self.topology();
+        let is_doubtful =
+            || !topology.serves_all() || lock(&self.breakers).values().any(is_failing);
+        if topology.is_cluster && is_doubtful() {
             self.ask_topology(Instant::now() + TOPOLOGY_TIMEOUT);
         }
     }
@@ -617,7 +633,8 @@ mod tests {
         let (mut breaker, start) = (Breaker::default(), Instant::now());
         (0..2).for_each(|_| breaker.fail(start));
         assert!(breaker.admits(start));
-        breaker.fail(start);
+        // The third, and others that were under way with it.
+        (0..9).for_each(|_| breaker.fail(start));
         assert!(!breaker.admits(start));
         let later = start + FIRST_PAUSE;
         assert!(breaker.admits(later) && !breaker.admits(later));

@@ -15,11 +15,15 @@ use crate::log::{DecodeError, Record, decode_records, encode_records};
 /// Entries that the stream keeps, about: a server that was away for longer needs a copy of another's log.
 pub(super) const STREAM_ENTRIES: u64 = 1_000_000;
 
+/// Bytes of records that the stream keeps, about.
+pub(super) const STREAM_BYTES: u64 = 256 << 20;
+
 /// So many entries too many are removed together.
 const TRIMMED: u64 = 16;
 
-/// Entries of one read.
+/// Entries of one read, fewer after one that gave more than so many bytes.
 const MAX_READ: usize = 256;
+const MAX_READ_BYTES: usize = 8 << 20;
 
 /// How long an append may take.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
@@ -27,14 +31,15 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much longer than asked for a blocking read may take.
 const READ_GRACE: Duration = Duration::from_secs(1);
 
-/// `KEYS`: the stream, its head, and the last entry that was removed. `ARGV`: how many entries to keep, the records, an id
-/// that the new one must be greater than: after a loss of the stream and a step back of the clock it would not be; and how
-/// many are removed together. An id has a number of 16 bits beside its milliseconds, which a clock that was set back would
+/// `KEYS`: the stream, its head, the last entry that was removed, and how many bytes it has. `ARGV`: how many entries to keep,
+/// the records, an id that the new one must be greater than: after a loss of the stream and a step back of the clock it would
+/// not be; how many are removed together, and how many bytes to keep. An id has a number of 16 bits beside its milliseconds, which a clock that was set back would
 /// use up.
 const APPEND: &str = "\
 if ARGV[3] ~= '0-0' and redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XADD', KEYS[1], ARGV[3], 'r', '')
   redis.call('SET', KEYS[3], ARGV[3])
+  redis.call('DEL', KEYS[4])
 end
 local id = '*'
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
@@ -42,17 +47,24 @@ local ms, n = string.match(last and last[1] or '0-0', '(%d+)-(%d+)')
 if tonumber(n) > 60000 then id = string.format('%.0f-0', tonumber(ms) + 1) end
 id = redis.call('XADD', KEYS[1], id, 'r', ARGV[2])
 redis.call('SET', KEYS[2], id)
-local keep, many = tonumber(ARGV[1]), tonumber(ARGV[4])
-if redis.call('XLEN', KEYS[1]) > keep + many then
+local bytes = redis.call('INCRBY', KEYS[4], #ARGV[2])
+local keep, many, n = tonumber(ARGV[1]), tonumber(ARGV[4]), redis.call('XLEN', KEYS[1])
+if n > keep + many or (bytes > tonumber(ARGV[5]) and n > many) then
   local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', many + 1)
+  for i = 1, many do
+    if first[i][2][1] == 'r' then bytes = bytes - #first[i][2][2] end
+  end
+  redis.call('SET', KEYS[4], math.max(bytes, 0))
   redis.call('SET', KEYS[3], first[many][1])
   redis.call('XTRIM', KEYS[1], 'MINID', first[many + 1][1])
 end
 return id";
 
-/// `KEYS`: the stream, and the last entry that was removed. `ARGV`: the last one to remove, and the next possible id.
+/// `KEYS`: the stream, the last entry that was removed, and how many bytes it has. `ARGV`: the last one to remove, and the next
+/// possible id. Of what stays, which is little, the bytes are not counted any more.
 const FORGET: &str = "\
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[2])
+redis.call('DEL', KEYS[3])
 redis.call('SET', KEYS[2], ARGV[1])
 return 0";
 
@@ -74,6 +86,7 @@ pub struct SharedLog {
     head: String,
     release: String,
     forgotten: String,
+    bytes: String,
 }
 
 /// What the shared log says of itself.
@@ -93,8 +106,9 @@ impl SharedLog {
         // One tag: they are read and written together.
         let start = format!("{prefix}:{{log}}");
         let key = |name: &str| format!("{start}:{name}");
-        let (head, release, forgotten) = (key("head"), key("release"), key("forgotten"));
-        Self { nodes, stream: start, head, release, forgotten }
+        let (head, release) = (key("head"), key("release"));
+        let (forgotten, bytes) = (key("forgotten"), key("bytes"));
+        Self { nodes, stream: start, head, release, forgotten, bytes }
     }
 
     /// Appends `records` as one entry behind `after`. It is as durable as Redis keeps it.
@@ -105,8 +119,9 @@ impl SharedLog {
         let bytes = encode_records(records)
             .map_err(|n| RedisError::Refused(format!("a record of {n} bytes is too long")))?;
         let mut cmd = ::redis::cmd("EVAL");
-        cmd.arg(APPEND).arg(3).arg(&self.stream).arg(&self.head).arg(&self.forgotten);
-        cmd.arg(STREAM_ENTRIES).arg(bytes).arg(id_of(after)).arg(TRIMMED);
+        cmd.arg(APPEND).arg(4);
+        cmd.arg(&self.stream).arg(&self.head).arg(&self.forgotten).arg(&self.bytes);
+        cmd.arg(STREAM_ENTRIES).arg(bytes).arg(id_of(after)).arg(TRIMMED).arg(STREAM_BYTES);
         let command = Command::new(&self.stream, &cmd);
         let value = self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT)?;
         text_of(&value)
@@ -159,7 +174,7 @@ impl SharedLog {
             return Ok(());
         }
         let mut cmd = ::redis::cmd("EVAL");
-        cmd.arg(FORGET).arg(2).arg(&self.stream).arg(&self.forgotten);
+        cmd.arg(FORGET).arg(3).arg(&self.stream).arg(&self.forgotten).arg(&self.bytes);
         cmd.arg(id_of(stamp)).arg(id_of(stamp + 1));
         let command = Command::new(&self.stream, &cmd);
         self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT).map(|_| ())
@@ -178,12 +193,14 @@ impl SharedLog {
 pub struct Follower {
     log: Arc<SharedLog>,
     connection: Option<Connection>,
+    /// Entries of the next read.
+    n_read: usize,
 }
 
 impl Follower {
     /// Not connected yet.
     pub fn new(log: Arc<SharedLog>) -> Self {
-        Self { log, connection: None }
+        Self { log, connection: None, n_read: MAX_READ }
     }
 
     /// The entries behind `after`, in their order; waits for the first one, at most so long.
@@ -211,13 +228,26 @@ impl Follower {
         connection.set_read_timeout(Some(wait + READ_GRACE)).map_err(failed)?;
         connection.set_write_timeout(Some(READ_GRACE)).map_err(failed)?;
         let mut cmd = ::redis::cmd("XREAD");
-        cmd.arg("COUNT").arg(MAX_READ);
+        cmd.arg("COUNT").arg(self.n_read);
         if !wait.is_zero() {
             cmd.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
         }
         cmd.arg("STREAMS").arg(stream).arg(id_of(after));
         let value: Value = cmd.query(connection).map_err(failed)?;
+        self.n_read = match bytes_of(&value) {
+            n if n > MAX_READ_BYTES => (self.n_read / 4).max(1),
+            _ => (self.n_read * 2).min(MAX_READ),
+        };
         entries_of(&value, stream)
+    }
+}
+
+/// How many bytes of texts are in `value`.
+fn bytes_of(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => values.iter().map(bytes_of).sum(),
+        Value::BulkString(bytes) => bytes.len(),
+        _ => 0,
     }
 }
 

@@ -241,10 +241,10 @@ impl Engine {
         replica.announce_first_release(&release.manifest.id)?;
         let (engine, other) = (Arc::downgrade(self), Arc::downgrade(self));
         let refused = Arc::new(Mutex::new(String::new()));
-        let release = move |id: &str| {
-            if let Some(engine) = engine.upgrade() {
-                engine.follow_release(id, &refused);
-            }
+        let release = move |id: Option<&str>| match (engine.upgrade(), id) {
+            (Some(engine), Some(id)) => engine.follow_release(id, &refused),
+            (Some(engine), None) => engine.repeat_release(),
+            _ => {}
         };
         // The follower, which tells of them, must go on meanwhile.
         let (tell, deleted_users) = std::sync::mpsc::channel::<Vec<String>>();

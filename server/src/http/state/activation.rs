@@ -65,7 +65,10 @@ impl From<ActivateError> for Problem {
             ActivateError::Shelf(ShelfError::Unknown { .. }) => {
                 Self::new(StatusCode::NOT_FOUND, "unknown_release", detail)
             }
-            ActivateError::NotReady => Self::not_ready(detail),
+            ActivateError::NotReady
+            | ActivateError::Replica(
+                ReplicaError::Redis(_) | ReplicaError::Late | ReplicaError::Stopped,
+            ) => Self::not_ready(detail),
             ActivateError::Shelf(ShelfError::Io { .. }) => Self::internal(detail),
             _ => Self::new(StatusCode::CONFLICT, "release_refused", detail),
         }
@@ -86,18 +89,26 @@ impl Engine {
         now_tried.push_str(id);
         let (engine, id, tried) = (self.clone(), id.to_owned(), tried.clone());
         std::thread::spawn(move || {
-            match engine.put_into_service(&id, Shelving::Noted) {
-                Ok(()) => eprintln!("release {id} is served, as the other servers do"),
-                Err(error) => {
-                    eprintln!("error: release {id} is not served: {}", with_causes(&error));
-                    std::thread::sleep(TRY_AGAIN);
-                }
+            if let Err(error) = engine.follow_announced(&id) {
+                eprintln!("error: release {id} is not served: {}", with_causes(&error));
+                std::thread::sleep(TRY_AGAIN);
             }
             let mut tried = tried.lock().unwrap_or_else(PoisonError::into_inner);
             if *tried == id {
                 tried.clear();
             }
         });
+    }
+
+    /// Says to the other servers which release this one serves, since Redis has lost it.
+    pub(super) fn repeat_release(&self) {
+        let replica = self.replica().zip(self.active());
+        let said = replica.map(|(replica, pipeline)| {
+            replica.announce_first_release(&pipeline.release().manifest.id)
+        });
+        if let Some(Err(error)) = said {
+            eprintln!("error: the other servers are not told of the release: {error}");
+        }
     }
 
     /// Serves the release that the shelf names as active, if that has changed since `known`: `cascade releases activate` does
@@ -112,7 +123,10 @@ impl Engine {
         if self.active().is_none_or(|active| active.release().manifest.id == id) {
             return;
         }
-        match self.put_into_service(&id, Shelving::Left) {
+        let one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
+        let served = self.put_into_service(&id, Shelving::Left);
+        drop(one_at_a_time);
+        match served {
             Ok(()) => eprintln!("release {id} is served, which is active now"),
             Err(error) => {
                 eprintln!("error: release {id} is active, and not served: {}", with_causes(&error));
@@ -127,6 +141,8 @@ impl Engine {
     /// # Errors
     /// If anything is wrong with it; the one in service stays.
     pub(in crate::http) fn activate(&self, id: &str) -> Result<(), ActivateError> {
+        // Until the others are told, what they were told before is not followed.
+        let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
         self.put_into_service(id, Shelving::Noted)?;
         if let Some(replica) = self.replica.get() {
             replica.announce_release(id)?;
@@ -134,8 +150,21 @@ impl Engine {
         Ok(())
     }
 
-    fn put_into_service(&self, id: &str, shelving: Shelving) -> Result<(), ActivateError> {
+    /// Serves the release called `id` if that is still the one that all servers should serve.
+    fn follow_announced(&self, id: &str) -> Result<(), ActivateError> {
         let _one_at_a_time = self.activation.lock().unwrap_or_else(PoisonError::into_inner);
+        let announced =
+            self.replica.get().map(|replica| replica.announced_release()).transpose()?;
+        if announced.flatten().as_deref() != Some(id) {
+            return Ok(());
+        }
+        self.put_into_service(id, Shelving::Noted)?;
+        eprintln!("release {id} is served, as the other servers do");
+        Ok(())
+    }
+
+    /// To be called while no other activation goes on.
+    fn put_into_service(&self, id: &str, shelving: Shelving) -> Result<(), ActivateError> {
         let release = Arc::new(self.shelf.open(id)?);
         if let Some(replica) = self.replica.get() {
             let (before, mut refused) = (self.shelf.active().ok(), None);
