@@ -213,6 +213,7 @@ fn what_cannot_be_put_is_refused_with_its_place() {
     refused(&put(json!([])), 422, &["an object is expected"]);
     refused(&server.patch("/v1/items/i1", &json!({ "fields": 7 })), 422, &["/fields"]);
     refused(&server.put("/v1/items/%00", &json!({})), 422, &["/id"]);
+    refused(&server.put("/v1/items/a%FF", &json!({})), 422, &["/id", "UTF-8"]);
     refused(&server.post("/v1/items", &json!("i1")), 422, &["an item or an array of items"]);
     refused(&server.post("/v1/users", &json!("u1")), 422, &["a user or an array of users"]);
     refused(&server.get("/v1/items?n=0"), 422, &["/n"]);

@@ -21,6 +21,10 @@ pub(super) fn check_id(id: &str) -> Result<(), String> {
     if id.len() > MAX_ID_BYTES {
         return Err(format!("an id has at most {MAX_ID_BYTES} bytes, this one has {}", id.len()));
     }
+    if id.contains(char::REPLACEMENT_CHARACTER) {
+        // In a path it stands for bytes that are no text: different ids would become one.
+        return Err("an id must be UTF-8, without the character U+FFFD".into());
+    }
     match id.chars().any(char::is_control) {
         true => Err("an id must not have control characters".into()),
         false => Ok(()),

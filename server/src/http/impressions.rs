@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -170,10 +170,11 @@ impl ImpressionLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        for line in BufReader::new(file).lines() {
+        // A line that is torn need not be text.
+        for line in BufReader::new(file).split(b'\n') {
             let line = line?;
-            if line.contains(id)
-                && let Ok(impression) = serde_json::from_str::<Impression>(&line)
+            if contains(&line, id.as_bytes())
+                && let Ok(impression) = serde_json::from_slice::<Impression>(&line)
                 && impression.recommendation_id == id
             {
                 return Ok(Some(impression));
@@ -194,8 +195,8 @@ impl ImpressionLog {
         let first = day_of(from);
         for day in days(&self.dir).into_iter().filter(|day| *day >= first) {
             let file = File::open(self.dir.join(format!("{day}.jsonl")))?;
-            for line in BufReader::new(file).lines() {
-                if let Ok(impression) = serde_json::from_str::<Impression>(&line?)
+            for line in BufReader::new(file).split(b'\n') {
+                if let Ok(impression) = serde_json::from_slice::<Impression>(&line?)
                     && impression.time >= from
                 {
                     look(impression);
@@ -289,7 +290,11 @@ impl Writer {
             self.flush();
             self.remove_old(&day);
             let path = self.dir.join(format!("{day}.jsonl"));
-            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            let is_torn = ends_torn(&path)?;
+            let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+            if is_torn {
+                file.write_all(b"\n")?;
+            }
             self.day = Some((day, BufWriter::new(file)));
         }
         let Some((_, file)) = &mut self.day else { return Ok(()) };
@@ -315,6 +320,22 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether the last line of the file at `path` has no end, as a server that was killed leaves it.
+fn ends_torn(path: &Path) -> io::Result<bool> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(false);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// The days of the files in `dir`.
@@ -356,14 +377,16 @@ mod tests {
     fn impressions_are_lines_in_the_file_of_their_day() {
         let dir = tempfile::tempdir().unwrap();
         let log = start(dir.path());
+        // What a server that was killed has left, in the middle of a character.
+        fs::write(dir.path().join("2024-02-29.jsonl"), b"{\"user_id\": \"\xc3").unwrap();
         log.offer(impression("2024-02-28T23:59:59Z"));
         log.offer(impression("2024-02-29T00:00:00Z"));
         log.close();
         log.offer(impression("2024-02-29T00:00:01Z"));
         assert_eq!(log.dropped.get(), 1);
         assert_eq!(days(dir.path()), ["2024-02-28".to_owned(), "2024-02-29".to_owned()].into());
-        let text = fs::read_to_string(dir.path().join("2024-02-29.jsonl")).unwrap();
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let found = log.find("r", Timestamp::parse("2024-02-29").unwrap()).unwrap();
+        let line = serde_json::to_value(found.unwrap()).unwrap();
         assert_eq!(line["items"][0]["propensity"], 1.0);
         assert_eq!(line["time"], "2024-02-29T00:00:00Z");
     }
