@@ -205,11 +205,14 @@ pub struct Replica {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// Is told which release all servers should serve.
+pub type ReleaseListener = dyn Fn(Option<&str>) + Send;
+
 /// What a server wants to hear of the others.
 pub struct Listeners {
     /// Is told of the release that all servers should serve, again and again until this one does. `None`: Redis says nothing
     /// of it any more.
-    pub release: Box<dyn Fn(Option<&str>) + Send>,
+    pub release: Box<ReleaseListener>,
     /// Is told of every user who was deleted, by all names that led to him, once the features have forgotten him.
     pub deleted: Box<dyn Fn(Vec<String>) + Send>,
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use featurestore::plan::ItemRows;
-use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
+use featurestore::redis::{
+    Change, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore,
+};
 use featurestore::schema::{EventType, FieldKind};
 use featurestore::{
     EmbeddedStore, Entities, Event, EventTypeId, FeaturePlan, FeatureStore, Freshness, ItemId,
@@ -74,7 +76,7 @@ fn in_redis(redis: &Redis, embedded: &Arc<EmbeddedStore>, near_cache_bytes: u64)
             let codes = vec![(0, item % N_BRANDS)];
             note(Change::Event(Noted { stamp: 0, event: event(item), codes }));
         }
-        Generation { name: "only".into(), n_own: 0, stamp: 0 }
+        Ok::<_, RedisError>(Generation { name: "only".into(), n_own: 0, stamp: 0 })
     };
     store.load(changes, None).expect("Redis takes it");
     store

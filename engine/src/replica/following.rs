@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use featurestore::redis::{Change, Follower, RedisError, RedisStore, Stamp};
 
-use super::{Listeners, Live, POLL, REST, Replica, ReplicaError, lock, take_in};
+use super::{Listeners, Live, POLL, REST, ReleaseListener, Replica, ReplicaError, lock, take_in};
 use crate::state::{State, log_folder};
 
 /// Entries whose outcomes are remembered for those who appended them.
@@ -143,7 +143,7 @@ impl Replica {
     }
 
     /// Looks for a release to serve, and whether what is in Redis is still what is thought to be there.
-    fn look_after(&self, on_release: &dyn Fn(Option<&str>)) -> Result<(), ReplicaError> {
+    fn look_after(&self, on_release: &ReleaseListener) -> Result<(), ReplicaError> {
         self.nodes.maintain();
         // A node that does not answer now says later what has changed, and nothing of it is thought to be known then.
         let _ = self.features().hear_of_changes();
