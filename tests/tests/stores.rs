@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use featurestore::plan::{FeatureScratch, ItemRows};
-use featurestore::redis::{Change, Generation, Nodes, Noted, RedisSettings, RedisStore};
+use featurestore::redis::{
+    Change, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore,
+};
 use featurestore::schema::{EventType, FieldKind};
 use featurestore::{
     EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, Freshness, ItemId, NO_SESSION,
@@ -91,7 +93,7 @@ fn in_redis(redis: &Redis, plan: &Arc<FeaturePlan>, catalogue: &Arc<EmbeddedStor
     static N: AtomicU64 = AtomicU64::new(0);
     let prefix = format!("test{}", N.fetch_add(1, Ordering::SeqCst));
     let store = with_prefix(prefix, &[redis.url()], plan, catalogue);
-    store.load(|_| first(), None).expect("Redis takes it");
+    store.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
     store
 }
 
@@ -224,7 +226,7 @@ fn hears_of_changes(redis: &[Redis]) {
     let catalogue = store(Arc::new(plan.for_boards()), &schema);
     let urls: Vec<String> = redis.iter().map(Redis::url).collect();
     let reading = connected(&urls, &plan, &catalogue);
-    reading.load(|_| first(), None).expect("Redis takes it");
+    reading.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
     let write = |parts: &[(u32, u32, u8, f32)]| {
         let other = connected(&urls, &plan, &catalogue);
         other.use_generation(&first());
@@ -340,7 +342,7 @@ fn size_of(n_users: u32) -> u64 {
                 fold(Change::Event(Noted { stamp: 1, event, codes }));
             }
         }
-        Generation { name: "whole".into(), n_own: 1, stamp: 1 }
+        Ok::<_, RedisError>(Generation { name: "whole".into(), n_own: 1, stamp: 1 })
     };
     shared.load(load, None).expect("Redis takes it");
     used_memory(&redis) - before
