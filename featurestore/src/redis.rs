@@ -163,13 +163,19 @@ impl RedisStore {
         let (tail, base) = keys.user(&name);
         let command = Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base));
         let value = self.nodes.run_one(command, until)?;
-        if value == Value::Array(vec![Value::Nil, Value::Nil])
-            && self.generation_by(until)?.is_none_or(|it| it.name != keys.generation)
-        {
+        if value == Value::Array(vec![Value::Nil, Value::Nil]) {
             // That there is no value does not say that nothing is known.
-            return Err(RedisError::Lost);
+            self.is_there(&keys, until)?;
         }
         self.unpack_user(user, &tail, value)
+    }
+
+    /// Whether the generation that `keys` are of is the one in Redis still.
+    fn is_there(&self, keys: &Keys, until: Instant) -> Result<(), RedisError> {
+        match self.generation_by(until)?.is_some_and(|it| it.name == keys.generation) {
+            true => Ok(()),
+            false => Err(RedisError::Lost),
+        }
     }
 
     fn unpack_user(
@@ -263,10 +269,23 @@ impl RedisStore {
         };
         let commands: Vec<Command> = shards.iter().map(command).collect();
         let results = self.nodes.run(&commands, until);
+        // That there are no values does not say that nothing is known.
+        let is_empty = |result: &Result<Value, RedisError>| match result {
+            Ok(Value::Array(values)) => values.iter().all(|value| *value == Value::Nil),
+            _ => false,
+        };
+        let is_there = match results.iter().any(is_empty) {
+            true => self.is_there(&keys, until),
+            false => Ok(()),
+        };
         let mut found: Vec<Option<Result<Known, RedisError>>> =
             wanted.iter().map(|_| None).collect();
         let mut has_failed = false;
         for ((shard, of_shard), result) in shards.iter().zip(results) {
+            let result = match is_empty(&result) {
+                true => is_there.clone().and(result),
+                false => result,
+            };
             let values = match result {
                 Ok(Value::Array(values)) if values.len() == of_shard.len() => Ok(values),
                 Ok(_) => Err(RedisError::Malformed(format!("{shard} is not a hash"))),

@@ -220,12 +220,16 @@ fn a_redis_that_dies_or_hangs_degrades_answers_and_loses_nothing() {
 
     // All of it is gone: it comes from the log again.
     let before = scored(&recommend(&server, "u1"));
+    let of_nobody = scored(&recommend(&server, "nobody"));
     redis.ask("FLUSHALL");
     let until = Instant::now() + Duration::from_millis(500);
     while Instant::now() < until {
         let answer = recommend(&server, "u1");
         let is_cold = answer.to_string().contains("cold_user");
         assert!(!is_cold || answer["degraded"] != json!([]), "{answer}");
+        // Of whom nothing is known, items alone are read.
+        let answer = recommend(&server, "nobody");
+        assert!(scored(&answer) == of_nobody || answer["degraded"] != json!([]), "{answer}");
     }
     normal_again(&server);
     assert_eq!(scored(&recommend(&server, "u1")), before);
