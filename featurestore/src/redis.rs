@@ -8,6 +8,7 @@
 //! A request reads its user in one call, and the items that the near cache lacks in one batch. Keys and bytes are described
 //! in `docs/redis.md`.
 
+mod addresses;
 mod apply;
 mod hearing;
 mod keys;
@@ -17,6 +18,7 @@ mod packed;
 mod session;
 mod set;
 mod shared_log;
+mod wire;
 
 pub use nodes::{Nodes, RedisError};
 pub use packed::{Change, Noted, Stamp};

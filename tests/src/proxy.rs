@@ -1,4 +1,4 @@
-//! A proxy before a server, which makes its answers late, or cuts them.
+//! A proxy before a server, which makes its answers late, lets them drip, or cuts them.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -20,6 +20,8 @@ struct Faults {
     delay_ms: AtomicU64,
     /// Bytes of an answer that are let through before it is cut; 0: all.
     cut_after: AtomicUsize,
+    /// Between two bytes of an answer; 0: they come together.
+    drip_ms: AtomicU64,
 }
 
 impl Proxy {
@@ -57,6 +59,11 @@ impl Proxy {
     pub fn cut_after(&self, n_bytes: usize) {
         self.faults.cut_after.store(n_bytes, Ordering::SeqCst);
     }
+
+    /// The bytes of an answer come one by one from now on, each so much after the one before; zero: together.
+    pub fn drip(&self, pause: Duration) {
+        self.faults.drip_ms.store(pause.as_millis() as u64, Ordering::SeqCst);
+    }
 }
 
 fn forward(mut from: TcpStream, mut to: TcpStream, faults: Option<&Faults>) {
@@ -68,7 +75,13 @@ fn forward(mut from: TcpStream, mut to: TcpStream, faults: Option<&Faults>) {
             let most = faults.cut_after.load(Ordering::SeqCst);
             n_let_through = if most == 0 { n } else { n.min(most) };
         }
-        if to.write_all(&buffer[..n_let_through]).is_err() || n_let_through < n {
+        let drip_ms = faults.map_or(0, |faults| faults.drip_ms.load(Ordering::SeqCst));
+        let n_at_once = if drip_ms == 0 { n } else { 1 };
+        let is_gone = buffer[..n_let_through].chunks(n_at_once).any(|bytes| {
+            thread::sleep(Duration::from_millis(drip_ms));
+            to.write_all(bytes).is_err()
+        });
+        if is_gone || n_let_through < n {
             break;
         }
     }

@@ -82,6 +82,57 @@ fn contributions_sum_to_the_score_and_lost_items_name_their_stage() {
 }
 
 #[test]
+fn lists_that_are_not_a_placements_are_explained_too() {
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    server.put("/v1/items/i5", &json!({ "fields": {}, "hidden": true })).json();
+    let given = json!({
+        "user_id": "u1", "scenario": "home", "explain": "full",
+        "items": [{ "id": "i5" }, { "id": "i9" }, { "id": "i4", "fields": { "price": 3.5 } }, { "id": "i8" }],
+    });
+    let similar = json!({ "item_ids": ["i1"], "n": 5, "explain": "full" });
+    let answers = [
+        (server.post("/v1/rank", &given).json(), "retrieve/not_given"),
+        (server.post("/v1/similar", &similar).json(), "retrieve/not_proposed"),
+        (server.get("/v1/popular?n=5&user_id=u1&explain=full").json(), "retrieve/not_proposed"),
+        (server.get("/v1/latest?n=5&explain=full").json(), "retrieve/not_proposed"),
+    ];
+    for (answer, of_others) in &answers {
+        let name = answer["recommendation_id"].as_str().expect("answers have names");
+        let why = |item: &str| {
+            server.get(&format!("/v1/recommendations/{name}/explain?item_id={item}")).json()
+        };
+        let fate_of = |item: &str| {
+            let fate = why(item)["fate"].clone();
+            format!("{}/{}", fate["stage"], fate["reason"]).replace('"', "")
+        };
+        let items = answer["items"].as_array().expect("items");
+        assert!(items.len() >= 3, "{answer}");
+        for (position, item) in items.iter().enumerate() {
+            let after = why(item["id"].as_str().expect("an id"));
+            assert_eq!(after["fate"], json!({ "stage": "shown", "position": position }), "{after}");
+            assert_eq!(after["is_as_shown"], true, "{after}");
+            assert_eq!(after["explanation"], item["explanation"]);
+            assert_eq!(after["explanation"]["rank"], position + 1);
+            assert_eq!(after["explanation"]["score"], item["score"], "{after}");
+        }
+        assert_eq!(fate_of("i5"), "filter/unavailable");
+        let shown = ids(answer);
+        let others = (0..300).map(|i| format!("i{i}"));
+        let mut others = others.filter(|item| !shown.contains(item)).map(|item| fate_of(&item));
+        assert!(others.any(|fate| fate == *of_others), "{answer}");
+    }
+    let [ranked, similar, ..] = &answers;
+    let name = |answer: &Value| answer["recommendation_id"].as_str().expect("a name").to_owned();
+    let of_itself = format!("/v1/recommendations/{}/explain?item_id=i1", name(&similar.0));
+    let of_itself = server.get(&of_itself).json()["fate"].clone();
+    assert_eq!(of_itself, json!({ "stage": "filter", "reason": "named" }));
+    let priced = format!("/v1/recommendations/{}/explain?item_id=i4", name(&ranked.0));
+    let models = server.get(&priced).json()["explanation"]["models"].clone();
+    assert!(!models.as_array().expect("models").is_empty(), "{models}");
+}
+
+#[test]
 fn what_there_is_no_time_to_explain_is_shown_without() {
     let project = Project::trained(&Shop::default());
     let server = project.serve();

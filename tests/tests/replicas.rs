@@ -271,7 +271,7 @@ fn what_was_acknowledged_just_before_redis_lost_everything_is_in_the_log() {
 }
 
 #[test]
-fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadline() {
+fn a_redis_that_is_slow_drips_or_cuts_its_replies_degrades_answers_within_their_deadline() {
     let Some(redis) = Redis::start() else { return };
     let proxy = Proxy::start(redis.port);
     let project = project(&[format!("redis://127.0.0.1:{}", proxy.port)]);
@@ -283,6 +283,14 @@ fn a_redis_that_is_slow_or_cuts_its_replies_degrades_answers_within_their_deadli
     let is_told = n_degraded + 1 >= n && longest < DEADLINE;
     assert!(is_told, "{n_degraded} of {n}, {longest:?}");
     proxy.delay(Duration::ZERO);
+    normal_again(&server);
+
+    // Each byte is in time, and the reply is not.
+    proxy.drip(Duration::from_millis(5));
+    let (n, n_degraded, longest) = ask_for(&server, Duration::from_secs(2));
+    let is_told = n_degraded + 1 >= n && longest < DEADLINE;
+    assert!(is_told, "dripping: {n_degraded} of {n}, {longest:?}");
+    proxy.drip(Duration::ZERO);
     normal_again(&server);
 
     for n_bytes in [1, 3, 40] {

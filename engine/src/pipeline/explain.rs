@@ -2,10 +2,11 @@
 
 use std::cmp::Ordering;
 
-use featurestore::{ItemId, Scored, best_first};
+use featurestore::{ItemId, Scored};
 use ranking::ranker::Ranker;
 use reranking::{Rule, Shown};
 
+use super::rank::by_score_and_tie;
 use super::{Answer, Pipeline, Query, Refused, Scratch};
 use crate::release::ScenarioPlan;
 
@@ -105,14 +106,17 @@ impl Pipeline {
         let candidates = &scratch.candidates;
         let place = candidates.items.iter().position(|it| *it == item)?;
         let by_models = !scratch.scores.is_empty();
-        let fused = if by_models { Vec::new() } else { candidates.fused() };
+        let fused = candidates.fused();
         let scores = if by_models { &scratch.scores } else { &fused };
-        let scored = |i: usize| Scored { item: candidates.items[i], score: scores[i] };
-        let this = scored(place);
-        let before = |i: &usize| best_first(&scored(*i), &this) == Ordering::Less;
+        let rated = |i: usize| (Scored { item: candidates.items[i], score: scores[i] }, fused[i]);
+        let this = rated(place);
+        let before = |i: &usize| by_score_and_tie(&rated(*i), &this) == Ordering::Less;
         let n_before = (0..candidates.len()).filter(before).count();
         let models = if by_models { self.by_models(scenario, place, scratch) } else { Vec::new() };
-        Some(Ranked { rank: n_before + 1, of: candidates.len(), score: this.score, models })
+        // A list of a single source has that one's scores.
+        let ranked = scratch.ranked.iter().find(|scored| scored.item == item);
+        let score = ranked.map_or(this.0.score, |scored| scored.score);
+        Some(Ranked { rank: n_before + 1, of: candidates.len(), score, models })
     }
 
     fn by_models(
@@ -138,8 +142,23 @@ impl Pipeline {
         }
     }
 
-    /// What became of `item` in `answer`, which was made last with `scratch`.
+    /// What became of `item` in `answer`, which a placement made last with `scratch`.
     pub fn fate(
+        &self,
+        scenario: &ScenarioPlan,
+        query: &Query,
+        item: ItemId,
+        answer: &Answer,
+        scratch: &Scratch,
+    ) -> Fate {
+        match self.fate_in_list(scenario, query, item, answer, scratch) {
+            Fate::NotRetrieved if self.proposes(scenario, query, item) => Fate::NotMerged,
+            fate => fate,
+        }
+    }
+
+    /// What became of `item` in `answer`, a list that is not a placement's and was made last with `scratch`.
+    pub fn fate_in_list(
         &self,
         scenario: &ScenarioPlan,
         query: &Query,
@@ -162,10 +181,7 @@ impl Pipeline {
         if scratch.candidates.items.contains(&item) {
             return Fate::BelowTop { top: scenario.top };
         }
-        match self.proposes(scenario, query, item) {
-            true => Fate::NotMerged,
-            false => Fate::NotRetrieved,
-        }
+        Fate::NotRetrieved
     }
 
     /// Whether any source of `scenario` has `item` in its list, within its share or not.

@@ -9,6 +9,7 @@ use reranking::{RerankConfig, Reranked, Rules, rerank};
 use retrieval::merge::{Candidates, merge};
 use retrieval::sources::{Ask, Source, SourceEntry, SourceKind};
 use rustc_hash::FxHashSet;
+use serde::{Deserialize, Serialize};
 
 use super::ladder::stage_until;
 use super::rank::rank_by;
@@ -21,7 +22,8 @@ use crate::slate::SlateColumns;
 const SIMILAR_DEPTH: usize = 100;
 
 /// A list that one source makes alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Listing {
     /// What many do something with.
     Popular,

@@ -173,17 +173,19 @@ pub(super) fn rank_by(
     let scored =
         items.iter().zip(scores).map(|(item, score)| Scored { item: *item, score: *score });
     let mut order: Vec<(Scored, f32)> = scored.zip(ties.iter().copied()).collect();
-    let better = |(a, tie_a): &(Scored, f32), (b, tie_b): &(Scored, f32)| {
-        let by_tie = if a.score == b.score { tie_b.total_cmp(tie_a) } else { Ordering::Equal };
-        by_tie.then_with(|| best_first(a, b))
-    };
     if (1..order.len()).contains(&top) {
-        order.select_nth_unstable_by(top - 1, better);
+        order.select_nth_unstable_by(top - 1, by_score_and_tie);
     }
     order.truncate(top);
-    order.sort_unstable_by(better);
+    order.sort_unstable_by(by_score_and_tie);
     ranked.clear();
     ranked.extend(order.into_iter().map(|(scored, _)| scored));
+}
+
+/// The order of items with what decides among equal scores: the best first.
+pub(super) fn by_score_and_tie((a, tie_a): &(Scored, f32), (b, tie_b): &(Scored, f32)) -> Ordering {
+    let by_tie = if a.score == b.score { tie_b.total_cmp(tie_a) } else { Ordering::Equal };
+    by_tie.then_with(|| best_first(a, b))
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use ::redis::{
-    Client, Cmd, Connection, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, Value,
+    Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, Value,
 };
 use rustc_hash::FxHashMap;
 
+use super::addresses::Addresses;
 use super::session::Session;
+use super::wire::Wire;
 
 /// Slots of a cluster. Source: the specification of Redis Cluster.
 const N_SLOTS: u16 = 16_384;
@@ -173,7 +175,11 @@ impl Breaker {
 
 /// The nodes of one Redis, alone or as a cluster.
 pub struct Nodes {
-    seeds: Vec<ConnectionInfo>,
+    /// Host and port of the nodes of the configuration.
+    seeds: Vec<Arc<str>>,
+    /// How a connection introduces itself.
+    settings: RedisConnectionInfo,
+    addresses: Addresses,
     topology: RwLock<Topology>,
     breakers: Mutex<FxHashMap<Arc<str>, Breaker>>,
     idle: Mutex<Vec<Session>>,
@@ -192,16 +198,18 @@ impl Nodes {
                 return Err(error("TLS is not supported; use a tunnel".into()));
             }
             let info = url.as_str().into_connection_info().map_err(|e| error(e.to_string()))?;
-            let settings = info.redis_settings().clone().set_skip_set_lib_name();
-            let tcp = info.tcp_settings().clone().set_nodelay(true);
-            Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
+            let ConnectionAddr::Tcp(host, port) = info.addr() else {
+                return Err(error("it must be redis://host:port".into()));
+            };
+            Ok((format!("{host}:{port}").into(), info.redis_settings().clone()))
         };
-        let seeds = urls.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-        if seeds.is_empty() {
-            return Err(RedisError::Url { url: String::new(), reason: "there is none".into() });
-        }
+        let parsed = urls.iter().map(parse).collect::<Result<Vec<(Arc<str>, _)>, _>>()?;
+        let none = || RedisError::Url { url: String::new(), reason: "there is none".into() };
+        let settings = parsed.first().ok_or_else(none)?.1.clone();
         Ok(Self {
-            seeds,
+            seeds: parsed.into_iter().map(|(node, _)| node).collect(),
+            settings,
+            addresses: Addresses::default(),
             topology: RwLock::default(),
             breakers: Mutex::default(),
             idle: Mutex::default(),
@@ -264,7 +272,7 @@ impl Nodes {
         &self,
         key: &str,
         timeout: Duration,
-    ) -> Result<Connection, RedisError> {
+    ) -> Result<Wire, RedisError> {
         let until = Instant::now() + timeout;
         if self.topology().ranges.is_empty() {
             self.ask_topology(until);
@@ -286,12 +294,12 @@ impl Nodes {
         mut look: impl FnMut(Vec<String>) -> Result<(), RedisError>,
     ) -> Result<(), RedisError> {
         let mut connection = self.connect(node, Instant::now() + SCAN_TIMEOUT)?;
-        sent(connection.set_read_timeout(Some(SCAN_TIMEOUT)), node)?;
         let mut cursor = 0u64;
         loop {
             let mut cmd = ::redis::cmd("SCAN");
             cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
-            let (next, keys): (u64, Vec<String>) = sent(cmd.query(&mut connection), node)?;
+            let value = sent(connection.call(&cmd, Instant::now() + SCAN_TIMEOUT), node)?;
+            let (next, keys): (u64, Vec<String>) = sent(::redis::from_redis_value(value).map_err(Into::into), node)?;
             look(keys)?;
             cursor = next;
             if cursor == 0 {
@@ -331,17 +339,9 @@ impl Nodes {
     /// Why nobody serves `slot`.
     fn unserved(&self, topology: &Topology, slot: u16) -> RedisError {
         match topology.ranges.is_empty() {
-            true => RedisError::Unreachable(self.seeds().collect::<Vec<_>>().join(", ")),
+            true => RedisError::Unreachable(self.seeds.join(", ")),
             false => RedisError::Unserved { slot },
         }
-    }
-
-    /// Host and port of the nodes of the configuration.
-    fn seeds(&self) -> impl Iterator<Item = String> {
-        self.seeds.iter().filter_map(|seed| match seed.addr() {
-            ::redis::ConnectionAddr::Tcp(host, port) => Some(format!("{host}:{port}")),
-            _ => None,
-        })
     }
 
     fn topology(&self) -> Topology {
@@ -405,10 +405,7 @@ impl Nodes {
         of_node.iter().for_each(|i| bytes.extend_from_slice(&commands[*i].bytes));
         // A connection that was closed meanwhile is told apart from a node that fails: it is tried anew, once.
         if let Some(connection) = session.connection(node) {
-            if set_timeout(connection, node, until)
-                .and_then(|()| sent(connection.send_packed_command(&bytes), node))
-                .is_ok()
-            {
+            if connection.send(&bytes, until).is_ok() {
                 return Ok(());
             }
             session.forget(node);
@@ -419,8 +416,7 @@ impl Nodes {
         };
         let fresh = self.connect_with(node, protocol, until).and_then(|connection| {
             let connection = session.insert(node, connection, until)?;
-            set_timeout(connection, node, until)?;
-            sent(connection.send_packed_command(&bytes), node)
+            sent(connection.send(&bytes, until), node)
         });
         fresh.inspect_err(|_| {
             // A part of the bytes may have been sent.
@@ -468,7 +464,7 @@ impl Nodes {
         lock(&self.breakers).entry(node.clone()).or_default().fail(Instant::now());
     }
 
-    fn connect(&self, node: &str, until: Instant) -> Result<Connection, RedisError> {
+    fn connect(&self, node: &str, until: Instant) -> Result<Wire, RedisError> {
         self.connect_with(node, ProtocolVersion::RESP2, until)
     }
 
@@ -477,17 +473,9 @@ impl Nodes {
         node: &str,
         protocol: ProtocolVersion,
         until: Instant,
-    ) -> Result<Connection, RedisError> {
-        let info = self.seeds[0].clone();
-        let settings = info.redis_settings().clone().set_protocol(protocol);
-        let info = info.set_redis_settings(settings);
-        let (host, port) = node.rsplit_once(':').unwrap_or((node, "6379"));
-        let port = port.parse().unwrap_or(6_379);
-        let info = info.set_addr(::redis::ConnectionAddr::Tcp(host.into(), port));
-        let failed = |reason: String| RedisError::Node { node: node.into(), reason };
-        let client = Client::open(info).map_err(|e| failed(e.to_string()))?;
-        let left = left(until).ok_or_else(|| failed("no time was left to connect".into()))?;
-        client.get_connection_with_timeout(left).map_err(|e| failed(e.to_string()))
+    ) -> Result<Wire, RedisError> {
+        let settings = self.settings.clone().set_protocol(protocol);
+        sent(Wire::connect(&self.addresses, node, &settings, until), node)
     }
 
     /// Asks seeds and nodes who serves which slots, until one tells.
@@ -503,7 +491,7 @@ impl Nodes {
         let is_failing = |node: &str| {
             lock(&self.breakers).get(node).is_some_and(|breaker| breaker.n_failures > 0)
         };
-        let seeds = self.seeds().map(Arc::from);
+        let seeds = self.seeds.iter().cloned();
         let nodes = known.ranges.iter().map(|(_, _, node)| node.clone());
         let mut nodes: Vec<Arc<str>> = seeds.chain(nodes).collect();
         nodes.sort();
@@ -526,10 +514,9 @@ impl Nodes {
 
     fn topology_by(&self, node: &Arc<str>, until: Instant) -> Option<Topology> {
         let mut connection = self.connect(node, until).ok()?;
-        set_timeout(&connection, node, until).ok()?;
         let cmd = ::redis::cmd("CLUSTER").arg("SLOTS").get_packed_command();
-        connection.send_packed_command(&cmd).ok()?;
-        match connection.recv_response().ok()? {
+        connection.send(&cmd, until).ok()?;
+        match connection.receive(until).ok()? {
             Value::Array(ranges) if !ranges.is_empty() => {
                 let ranges: Option<Vec<_>> =
                     ranges.iter().map(|range| range_of(range, node)).collect();
@@ -583,19 +570,9 @@ pub(super) fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, 
 }
 
 /// The time until `until`, if there is some.
-pub(super) fn left(until: Instant) -> Option<Duration> {
+fn left(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     (left >= Duration::from_micros(100)).then_some(left)
-}
-
-pub(super) fn set_timeout(
-    connection: &Connection,
-    node: &str,
-    until: Instant,
-) -> Result<(), RedisError> {
-    let left = left(until).ok_or_else(|| late(node))?;
-    sent(connection.set_read_timeout(Some(left)), node)?;
-    sent(connection.set_write_timeout(Some(left)), node)
 }
 
 fn late(node: &str) -> RedisError {
@@ -681,6 +658,33 @@ mod tests {
         }
         assert!(lock(&nodes.breakers)[&hangs].open_until.is_some());
         assert_eq!(lock(&nodes.breakers)[&answers].n_failures, 0);
+    }
+
+    #[test]
+    fn a_reply_that_comes_byte_by_byte_is_late_as_a_whole() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let node: Arc<str> = listener.local_addr().unwrap().to_string().into();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let reply = format!("$80\r\n{}\r\n", "x".repeat(80));
+                    for byte in reply.bytes() {
+                        std::thread::sleep(Duration::from_millis(10));
+                        (&stream).write_all(&[byte])?;
+                    }
+                    (&stream).read(&mut [0])
+                });
+            }
+        });
+        let nodes = Nodes::new(&[format!("redis://{node}")]).unwrap();
+        let ranges = vec![(0, N_SLOTS - 1, node)];
+        *nodes.topology.write().unwrap() = Topology { is_cluster: false, version: 0, ranges };
+        let get = || Command::new("k", ::redis::cmd("GET").arg("k"));
+        let within = |ms| nodes.run_one(get(), Instant::now() + Duration::from_millis(ms));
+        let error = within(100).unwrap_err();
+        assert!(matches!(error, RedisError::Node { .. }), "{error}");
+        // Given the time, it is whole.
+        assert!(matches!(within(60_000), Ok(Value::BulkString(bytes)) if bytes.len() == 80));
     }
 
     #[test]

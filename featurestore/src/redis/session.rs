@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::redis::{Connection, PushKind, Value};
+use ::redis::{PushKind, Value};
 use rustc_hash::FxHashMap;
 
-use super::nodes::{RedisError, left, sent, set_timeout};
+use super::nodes::{RedisError, sent};
+use super::wire::Wire;
 
 /// How long it takes at most to read what has come.
 const GRACE: Duration = Duration::from_millis(1);
@@ -14,7 +15,7 @@ const GRACE: Duration = Duration::from_millis(1);
 /// Connections to nodes, for one call at a time.
 #[derive(Default)]
 pub(super) struct Session {
-    connections: FxHashMap<Arc<str>, Connection>,
+    connections: FxHashMap<Arc<str>, Wire>,
     tracking: Option<Tracking>,
 }
 
@@ -55,7 +56,7 @@ impl Session {
             .unwrap_or_default()
     }
 
-    pub(super) fn connection(&mut self, node: &str) -> Option<&mut Connection> {
+    pub(super) fn connection(&mut self, node: &str) -> Option<&mut Wire> {
         self.connections.get_mut(node)
     }
 
@@ -70,12 +71,11 @@ impl Session {
     pub(super) fn insert(
         &mut self,
         node: &Arc<str>,
-        mut connection: Connection,
+        mut connection: Wire,
         until: Instant,
-    ) -> Result<&mut Connection, RedisError> {
+    ) -> Result<&mut Wire, RedisError> {
         if let Some(tracking) = &mut self.tracking {
-            set_timeout(&connection, node, until)?;
-            sent(connection.send_packed_command(&tracking.command), node)?;
+            sent(connection.send(&tracking.command, until), node)?;
             if let Value::ServerError(error) = tracking.receive(&mut connection, node, until)? {
                 tracking.refuse(node, &::redis::RedisError::from(error).to_string());
             }
@@ -106,7 +106,7 @@ impl Tracking {
     /// The next reply; what comes before it is heard.
     fn receive(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut Wire,
         node: &str,
         until: Instant,
     ) -> Result<Value, RedisError> {
@@ -142,11 +142,9 @@ impl Tracking {
     }
 }
 
-fn receive(connection: &mut Connection, node: &str, until: Instant) -> Result<Value, RedisError> {
+fn receive(connection: &mut Wire, node: &str, until: Instant) -> Result<Value, RedisError> {
     // Another node may have used up the time: what has come by now is taken.
-    let timeout = left(until).unwrap_or(GRACE);
-    sent(connection.set_read_timeout(Some(timeout)), node)?;
-    sent(connection.recv_response(), node)
+    sent(connection.receive(until.max(Instant::now() + GRACE)), node)
 }
 
 #[cfg(test)]

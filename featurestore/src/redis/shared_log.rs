@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::redis::{Connection, Value};
+use ::redis::Value;
 
 use super::apply::text_of;
 use super::nodes::{Command, Nodes, RedisError};
 use super::packed::Stamp;
 use super::set::read_set;
+use super::wire::Wire;
 use crate::log::{DecodeError, Record, decode_records, encode_records};
 
 /// Entries that the stream keeps, about: a server that was away for longer needs a copy of another's log.
@@ -192,7 +193,7 @@ impl SharedLog {
 /// Reads the shared log, on a connection of its own.
 pub struct Follower {
     log: Arc<SharedLog>,
-    connection: Option<Connection>,
+    connection: Option<Wire>,
     /// Entries of the next read.
     n_read: usize,
 }
@@ -211,6 +212,8 @@ impl Follower {
         let result = self.read(after, wait);
         if result.is_err() {
             self.connection = None;
+            // It may have been too much for the time.
+            self.n_read = (self.n_read / 4).max(1);
         }
         result
     }
@@ -225,15 +228,13 @@ impl Follower {
             node: stream.clone(),
             reason: e.to_string(),
         };
-        connection.set_read_timeout(Some(wait + READ_GRACE)).map_err(failed)?;
-        connection.set_write_timeout(Some(READ_GRACE)).map_err(failed)?;
         let mut cmd = ::redis::cmd("XREAD");
         cmd.arg("COUNT").arg(self.n_read);
         if !wait.is_zero() {
             cmd.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
         }
         cmd.arg("STREAMS").arg(stream).arg(id_of(after));
-        let value: Value = cmd.query(connection).map_err(failed)?;
+        let value = connection.call(&cmd, Instant::now() + wait + READ_GRACE).map_err(failed)?;
         self.n_read = match bytes_of(&value) {
             n if n > MAX_READ_BYTES => (self.n_read / 4).max(1),
             _ => (self.n_read * 2).min(MAX_READ),

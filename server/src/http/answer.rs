@@ -13,7 +13,7 @@ use featurestore::readers::field_value;
 use featurestore::schema::FieldKind;
 use featurestore::{Fields, ItemId, Timestamp, Value};
 use reranking::{Rule, Shown};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
@@ -105,9 +105,11 @@ impl Answer {
 }
 
 /// Where the items of an answer come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Origin {
     /// The sources of the placement.
+    #[default]
     Placement,
     /// What goes with these items.
     Similar(Vec<String>),
@@ -118,8 +120,12 @@ pub(super) enum Origin {
 }
 
 impl Origin {
+    pub(super) fn is_placement(&self) -> bool {
+        matches!(self, Self::Placement)
+    }
+
     /// The items that it names.
-    fn ids(&self) -> &[String] {
+    pub(super) fn ids(&self) -> &[String] {
         match self {
             Self::Similar(ids) | Self::Given(ids, _) => ids,
             Self::Placement | Self::Listing(_) => &[],
@@ -207,7 +213,7 @@ impl Question {
     }
 
     /// The request in the numbers of the store. Names that nobody knows are appended to `missing_ids`.
-    fn query(
+    pub(super) fn query(
         &self,
         pipeline: &Pipeline,
         scenario: &ScenarioPlan,
@@ -232,7 +238,7 @@ impl Question {
     }
 
     /// What the pipeline makes of `query`. `named`: the items that it is about, if it is about some.
-    fn ask(
+    pub(super) fn ask(
         &self,
         pipeline: &Pipeline,
         scenario: &ScenarioPlan,
@@ -254,7 +260,11 @@ impl Question {
         }
     }
 
-    fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
+    /// How its list is made.
+    ///
+    /// # Errors
+    /// If the release has no such list.
+    pub(super) fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
         let listing = match &self.origin {
             Origin::Placement | Origin::Given(..) => {
                 return self.request.scenario(pipeline.release());
@@ -409,7 +419,7 @@ impl Question {
     }
 
     /// What the answer depends on besides who asks, when, and where.
-    fn asked(&self) -> Asked {
+    fn asked(&self, scenario: &ScenarioPlan) -> Asked {
         let left_out = self.pipeline.store().view(|view| {
             let name = |item: &ItemId| view.items().names().name(item.0).map(String::from);
             self.leave_out.iter().filter_map(name).collect::<Vec<_>>()
@@ -417,6 +427,11 @@ impl Question {
         Asked {
             n: self.request.n,
             seed: self.seed,
+            origin: self.origin.clone(),
+            ranked_for: match self.origin {
+                Origin::Given(..) => Some(scenario.name.clone()),
+                _ => None,
+            },
             exclude_ids: self.request.exclude_ids.iter().cloned().chain(left_out).collect(),
             seed_items: self.request.seed_items.clone(),
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
@@ -446,7 +461,7 @@ impl Question {
             session_id: self.request.session_id.clone(),
             scenario: self.placement(scenario),
             release: self.pipeline.release().manifest.id.clone(),
-            asked: self.asked(),
+            asked: self.asked(scenario),
             items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
         }
     }

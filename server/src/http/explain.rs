@@ -1,18 +1,19 @@
 //! Why an item is where it is: in an answer that is asked to say so, and afterwards, by the name of the answer.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
-use engine::pipeline::{
-    Answer, Fate, ModelExplanation, Pipeline, Proposal, Query, Refused, Scratch,
-};
+use engine::pipeline::{Answer, Fate, ModelExplanation, Pipeline, Proposal, Refused, Scratch};
 use engine::release::ScenarioPlan;
 use featurestore::{ItemId, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::answer::name_of;
+use super::answer::{Origin, Question, name_of};
 use super::body::QueryParameters;
 use super::ids::{check_id, time_of};
 use super::impressions::{Impression, ShownItem};
@@ -21,6 +22,9 @@ use super::pool::{Class, Wish, block};
 use super::problem::{Fault, Problem};
 use super::request::{Request, resolve};
 use super::state::Engine;
+
+/// How long an answer may take to be made again.
+const TIME: Duration = Duration::from_secs(5);
 
 /// How an item came to its place.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -133,9 +137,9 @@ pub(super) async fn get(
         );
         Problem::new(StatusCode::NOT_FOUND, "unknown_recommendation", detail)
     })?;
-    let until = arrived + std::time::Duration::from_secs(5);
-    let shared = engine.clone();
-    let job = move |scratch: &mut Scratch| explain(&shared, &pipeline, &impression, &item, scratch);
+    let until = arrived + TIME;
+    let question = question_of(engine.clone(), pipeline, &impression);
+    let job = move |scratch: &mut Scratch| explain(&question, &impression, &item, scratch);
     let explained = engine.pool.run(Wish { class: Class::Low, until }, job).await??;
     Ok(HttpResponse::Ok().content_type(ContentType::json()).body(explained))
 }
@@ -169,16 +173,50 @@ struct Again {
     is_as_shown: bool,
 }
 
+/// The question that `impression` answered.
+fn question_of(
+    engine: web::Data<Engine>,
+    pipeline: Arc<Pipeline>,
+    impression: &Impression,
+) -> Question {
+    let Impression { asked, scenario, .. } = impression;
+    let request = Request {
+        user_id: impression.user_id.clone(),
+        session_id: impression.session_id.clone(),
+        scenario: Some(asked.ranked_for.as_ref().unwrap_or(scenario).clone()),
+        n: asked.n,
+        filter: asked.filter.clone(),
+        seed_items: asked.seed_items.clone(),
+        boosts: asked.boosts.clone(),
+        // Those that the pages before had are among them.
+        exclude_ids: asked.exclude_ids.clone(),
+        diversity: asked.diversity,
+        deadline_ms: Some(TIME.as_millis() as u64),
+        ..Request::default()
+    };
+    Question {
+        request,
+        origin: asked.origin.clone(),
+        leave_out: Vec::new(),
+        pipeline,
+        recommendation_id: impression.recommendation_id.clone(),
+        seed: asked.seed,
+        now: impression.time,
+        arrived: Instant::now(),
+        engine,
+    }
+}
+
 fn explain(
-    engine: &Engine,
-    pipeline: &Pipeline,
+    question: &Question,
     impression: &Impression,
     id: &str,
     scratch: &mut Scratch,
 ) -> Result<String, Problem> {
-    let Some(scenario) = pipeline.release().scenarios.get(&impression.scenario) else {
+    let pipeline = &question.pipeline;
+    let Ok(mut scenario) = question.plan(pipeline) else {
         let message = format!(
-            "the answer is a list of {:?}, and those of a placement of the release in service alone are explained",
+            "the answer is a list of {:?}, which the release in service does not have",
             impression.scenario
         );
         return Err(Problem::unprocessable("not_explained", vec![Fault::new("", message)]));
@@ -194,38 +232,36 @@ fn explain(
         fate: json!({ "stage": "catalogue", "reason": "unknown_item" }),
         again: None,
     };
-    let (named, _) = resolve(pipeline, std::slice::from_ref(&id.to_owned()));
-    if let Some(item) = named.first().copied() {
-        let query = query_of(engine, pipeline, impression);
-        let mut scenario = scenario.clone();
-        scenario.top = scenario.top.max(query.n);
-        let diversity = impression.asked.diversity;
-        scenario.rerank.diversity = diversity.unwrap_or(scenario.rerank.diversity);
-        let answer = pipeline.recommend(&scenario, &query, scratch);
-        explained.fate = in_words(&pipeline.fate(&scenario, &query, item, &answer, scratch));
+    let (about, _) = resolve(pipeline, std::slice::from_ref(&id.to_owned()));
+    if let Some(item) = about.first().copied() {
+        let mut query = question.query(pipeline, &scenario, &mut Vec::new())?;
+        query.served.retain(|(_, time)| *time < impression.time);
+        let (named, _) = resolve(pipeline, question.origin.ids());
+        let answer = question.ask(pipeline, &scenario, &named, &query, scratch);
+        explained.fate = match &question.origin {
+            Origin::Placement => {
+                in_words(&pipeline.fate(&scenario, &query, item, &answer, scratch))
+            }
+            Origin::Similar(_) if named.contains(&item) => {
+                json!({ "stage": "filter", "reason": "named" })
+            }
+            Origin::Given(..) if !named.contains(&item) => {
+                json!({ "stage": "retrieve", "reason": "not_given" })
+            }
+            origin => {
+                if matches!(origin, Origin::Given(..)) {
+                    // What the user has seen is ranked as everything else.
+                    scenario.to_mut().hide_seen = None;
+                }
+                in_words(&pipeline.fate_in_list(&scenario, &query, item, &answer, scratch))
+            }
+        };
         explained.again = Some(Again {
             explanation: Explanation::new(pipeline, &scenario, item, scratch),
             is_as_shown: is_as_shown(pipeline, impression, &answer),
         });
     }
     serde_json::to_string(&explained).map_err(|e| Problem::internal(e.to_string()))
-}
-
-/// The query that `impression` answered.
-fn query_of(engine: &Engine, pipeline: &Pipeline, impression: &Impression) -> Query {
-    let asked = &impression.asked;
-    let before = |(_, time): &(ItemId, Timestamp)| *time < impression.time;
-    let served = impression.user().map(|user| engine.served.of(&user)).unwrap_or_default();
-    let user = Request::user_named(pipeline, impression.user());
-    Query {
-        seeds: resolve(pipeline, &asked.seed_items).0,
-        exclude: resolve(pipeline, &asked.exclude_ids).0,
-        filter: asked.filter.clone(),
-        boosts: asked.boosts.clone(),
-        served: served.into_iter().filter(before).collect(),
-        seed: asked.seed,
-        ..Query::new(user, impression.time, asked.n)
-    }
 }
 
 /// Whether the list that was made again is the one that was shown.

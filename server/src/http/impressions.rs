@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ use prometheus_client::metrics::counter::Counter;
 use reranking::{BoostedValues, Propensity};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+use super::answer::Origin;
 
 /// What a user was shown by one answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +70,12 @@ pub(super) struct Asked {
     pub(super) n: usize,
     /// Start of the random sequence.
     pub(super) seed: u64,
+    /// Where the items came from.
+    #[serde(skip_serializing_if = "Origin::is_placement")]
+    pub(super) origin: Origin,
+    /// The placement whose ranker ranked the caller's items.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ranked_for: Option<String>,
     /// What was left out, the pages before included.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) exclude_ids: Vec<String>,
@@ -97,6 +106,14 @@ impl Impression {
         let session = || Some(format!("{SESSION_USER}{}", self.session_id.as_deref()?));
         self.user_id.clone().or_else(session)
     }
+
+    /// Bytes that it takes in memory, about.
+    fn n_bytes(&self) -> usize {
+        let Asked { exclude_ids, seed_items, origin, .. } = &self.asked;
+        let shown = self.items.iter().map(|item| &item.id);
+        let ids = shown.chain(exclude_ids).chain(seed_items).chain(origin.ids());
+        size_of::<Self>() + ids.map(|id| size_of::<ShownItem>() + id.len()).sum::<usize>()
+    }
 }
 
 /// What the thread that writes is told.
@@ -108,8 +125,9 @@ enum Message {
     RemoveOld(String),
 }
 
-/// Impressions that may wait to be written; further ones are dropped and counted.
+/// Impressions that may wait to be written, and their bytes; further ones are dropped and counted.
 const QUEUE: usize = 10_000;
+const QUEUE_BYTES: usize = 64 << 20;
 
 /// How long a written impression may stay in memory.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
@@ -118,6 +136,8 @@ const FLUSH_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct ImpressionLog {
     dir: PathBuf,
     queue: Mutex<Option<SyncSender<Message>>>,
+    /// Bytes of what waits to be written.
+    waiting: Arc<AtomicUsize>,
     writer: Mutex<Option<JoinHandle<()>>>,
     dropped: Counter,
 }
@@ -131,22 +151,32 @@ impl ImpressionLog {
     pub(super) fn start(dir: &Path, keep: Span, dropped: Counter) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (queue, messages) = sync_channel(QUEUE);
-        let mut writer = Writer { dir: dir.into(), keep, day: None, dropped: dropped.clone() };
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let mut writer = Writer {
+            dir: dir.into(),
+            keep,
+            day: None,
+            waiting: waiting.clone(),
+            dropped: dropped.clone(),
+        };
         let writer = std::thread::Builder::new()
             .name("impressions".into())
             .spawn(move || writer.run(&messages))
             .context("cannot start a thread")?;
         let (queue, writer) = (Mutex::new(Some(queue)), Mutex::new(Some(writer)));
-        Ok(Self { dir: dir.into(), queue, writer, dropped })
+        Ok(Self { dir: dir.into(), queue, waiting, writer, dropped })
     }
 
     /// Has `impression` written, or drops and counts it if too many are waiting. Never blocks.
     pub(super) fn offer(&self, impression: Impression) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue
-            .as_ref()
-            .is_none_or(|queue| queue.try_send(Message::Impression(Box::new(impression))).is_err())
-        {
+        let n_bytes = impression.n_bytes();
+        let has_room = self.waiting.load(Ordering::Relaxed) + n_bytes <= QUEUE_BYTES;
+        let message = Message::Impression(Box::new(impression));
+        let queue = queue.as_ref().filter(|_| has_room);
+        self.waiting.fetch_add(n_bytes, Ordering::Relaxed);
+        if queue.is_none_or(|queue| queue.try_send(message).is_err()) {
+            self.waiting.fetch_sub(n_bytes, Ordering::Relaxed);
             self.dropped.inc();
         }
     }
@@ -256,6 +286,7 @@ struct Writer {
     keep: Span,
     /// The day that is written, and its file.
     day: Option<(String, BufWriter<File>)>,
+    waiting: Arc<AtomicUsize>,
     dropped: Counter,
 }
 
@@ -263,7 +294,10 @@ impl Writer {
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
             match messages.recv_timeout(FLUSH_AFTER) {
-                Ok(Message::Impression(impression)) => self.write_counted(&impression),
+                Ok(Message::Impression(impression)) => {
+                    self.write_counted(&impression);
+                    self.waiting.fetch_sub(impression.n_bytes(), Ordering::Relaxed);
+                }
                 // Who asked may not wait any more.
                 Ok(Message::Flush(reply)) => {
                     self.flush();
@@ -389,6 +423,19 @@ mod tests {
         let line = serde_json::to_value(found.unwrap()).unwrap();
         assert_eq!(line["items"][0]["propensity"], 1.0);
         assert_eq!(line["time"], "2024-02-29T00:00:00Z");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = start(dir.path());
+        log.waiting.store(QUEUE_BYTES, Ordering::Relaxed);
+        log.offer(impression("2024-02-28T00:00:00Z"));
+        assert_eq!(log.dropped.get(), 1);
+        log.waiting.store(0, Ordering::Relaxed);
+        log.offer(impression("2024-02-28T00:00:00Z"));
+        log.close();
+        assert_eq!((log.dropped.get(), log.waiting.load(Ordering::Relaxed)), (1, 0));
     }
 
     #[test]
