@@ -35,7 +35,10 @@ struct Name {
 
 impl Default for Addresses {
     fn default() -> Self {
-        Self { look_up: |name| name.to_socket_addrs().map(Iterator::collect), known: Arc::default() }
+        Self {
+            look_up: |name| name.to_socket_addrs().map(Iterator::collect),
+            known: Arc::default(),
+        }
     }
 }
 

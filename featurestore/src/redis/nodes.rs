@@ -268,11 +268,7 @@ impl Nodes {
     ///
     /// # Errors
     /// If it cannot be had within `timeout`.
-    pub(super) fn connection_for(
-        &self,
-        key: &str,
-        timeout: Duration,
-    ) -> Result<Wire, RedisError> {
+    pub(super) fn connection_for(&self, key: &str, timeout: Duration) -> Result<Wire, RedisError> {
         let until = Instant::now() + timeout;
         if self.topology().ranges.is_empty() {
             self.ask_topology(until);
@@ -299,7 +295,8 @@ impl Nodes {
             let mut cmd = ::redis::cmd("SCAN");
             cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
             let value = sent(connection.call(&cmd, Instant::now() + SCAN_TIMEOUT), node)?;
-            let (next, keys): (u64, Vec<String>) = sent(::redis::from_redis_value(value).map_err(Into::into), node)?;
+            let (next, keys): (u64, Vec<String>) =
+                sent(::redis::from_redis_value(value).map_err(Into::into), node)?;
             look(keys)?;
             cursor = next;
             if cursor == 0 {

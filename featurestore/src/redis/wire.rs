@@ -30,7 +30,10 @@ impl Wire {
         stream.set_nodelay(true)?;
         let mut wire = Self { stream, parser: Parser::new() };
         let greetings = greetings(settings);
-        wire.send(&greetings.iter().flat_map(|cmd| cmd.get_packed_command()).collect::<Vec<u8>>(), until)?;
+        wire.send(
+            &greetings.iter().flat_map(|cmd| cmd.get_packed_command()).collect::<Vec<u8>>(),
+            until,
+        )?;
         for _ in greetings {
             wire.receive(until)?.extract_error()?;
         }

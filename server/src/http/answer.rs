@@ -264,7 +264,10 @@ impl Question {
     ///
     /// # Errors
     /// If the release has no such list.
-    pub(super) fn plan<'a>(&self, pipeline: &'a Pipeline) -> Result<Cow<'a, ScenarioPlan>, Problem> {
+    pub(super) fn plan<'a>(
+        &self,
+        pipeline: &'a Pipeline,
+    ) -> Result<Cow<'a, ScenarioPlan>, Problem> {
         let listing = match &self.origin {
             Origin::Placement | Origin::Given(..) => {
                 return self.request.scenario(pipeline.release());

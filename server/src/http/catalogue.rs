@@ -241,11 +241,12 @@ pub(super) async fn get(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, id) = (Kind::of(&http), checked(id)?);
+    let room = engine.blocking.clone();
     let read = move || {
         engine.catch_up(Instant::now() + CATCH_UP);
         kind.read(engine.pipeline()?.store(), &id).ok_or_else(|| kind.not_found(&id))
     };
-    Ok(HttpResponse::Ok().json(block(read).await??))
+    Ok(HttpResponse::Ok().json(block(room, read).await??))
 }
 
 /// `PUT /v1/items/{id}`: the item is as the body says, in the place of what was known.
@@ -297,6 +298,7 @@ async fn set_fields(
     let removed: Fields = removed.map(|(name, _)| (name.clone(), Value::Null)).collect();
     let mut fields = kind.check(entity, &schema).map_err(invalid)?.fields;
     fields.extend(removed);
+    let room = engine.blocking.clone();
     let set = move || {
         engine.change(|store| match kind.is_known(store, &id) {
             true => Ok((vec![kind.set(&id, fields)], ())),
@@ -304,7 +306,7 @@ async fn set_fields(
         })?;
         Ok::<_, Problem>(kind.read(engine.pipeline()?.store(), &id))
     };
-    Ok(HttpResponse::Ok().json(block(set).await??))
+    Ok(HttpResponse::Ok().json(block(room, set).await??))
 }
 
 /// Puts what `change` makes of what is known under `id`; `None` is an error because nothing is.
@@ -315,6 +317,7 @@ async fn replace(
     change: impl FnOnce(Option<Entity>) -> Result<Entity, Option<Problem>> + Send + 'static,
 ) -> Result<HttpResponse, Problem> {
     let schema = engine.pipeline()?.release().config.schema();
+    let room = engine.blocking.clone();
     let put = move || {
         let known = engine.change(|store| {
             let entity = change(kind.read(store, &id));
@@ -327,7 +330,7 @@ async fn replace(
         });
         known.map(|()| engine.active().and_then(|pipeline| kind.read(pipeline.store(), &id)))
     };
-    Ok(HttpResponse::Ok().json(block(put).await??))
+    Ok(HttpResponse::Ok().json(block(room, put).await??))
 }
 
 /// Changes `target` by a merge patch. Source: RFC 7396, "JSON Merge Patch".
@@ -354,13 +357,14 @@ pub(super) async fn delete(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, id) = (Kind::of(&http), checked(id)?);
+    let room = engine.blocking.clone();
     let delete = move || {
         engine.change(|store| match kind.read(store, &id) {
             Some(_) => Ok((vec![kind.delete(&id)], ())),
             None => Err(kind.not_found(&id)),
         })
     };
-    block(delete).await??;
+    block(room, delete).await??;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -386,7 +390,7 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Problem> {
     let (kind, (n, start)) = (Kind::of(&http), page(&http)?);
     let pipeline = engine.pipeline()?;
-    let (page, next) = block(move || {
+    let (page, next) = block(engine.blocking.clone(), move || {
         engine.catch_up(Instant::now() + CATCH_UP);
         pipeline.store().view(|view| {
             let entities = kind.entities(view);
@@ -428,7 +432,7 @@ pub(super) async fn post(
     let (kind, is_ndjson) = (Kind::of(&http), body::is_ndjson(&http));
     let schema = engine.pipeline()?.release().config.schema();
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
-    let report = block(move || {
+    let report = block(engine.blocking.clone(), move || {
         let what = format!("an {0} or an array of {0}s", kind.one());
         let what = if kind == Kind::Users { what.replacen("an", "a", 1) } else { what };
         let sent = body::objects(&body, is_ndjson, &what)?;

@@ -88,7 +88,7 @@ pub(super) async fn delete(
     // It reads the whole log and all impressions: one at a time, so that threads are left for others.
     let _one_at_a_time = engine.rare.acquire().await;
     let engine = engine.clone();
-    let receipt = block(move || erase(&engine, &id)).await??;
+    let receipt = block(engine.blocking.clone(), move || erase(&engine, &id)).await??;
     Ok(HttpResponse::Ok().json(receipt))
 }
 

@@ -80,7 +80,8 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
     let is_ndjson = body::is_ndjson(&http);
-    let report = block(move || take_in(&engine, &body, is_ndjson)).await??;
+    let report =
+        block(engine.blocking.clone(), move || take_in(&engine, &body, is_ndjson)).await??;
     Ok(HttpResponse::Ok().json(report))
 }
 

@@ -127,8 +127,9 @@ pub(super) async fn get(
     // It reads the impressions of a day: one at a time, so that threads are left for others.
     let one_at_a_time = engine.rare.acquire().await;
     let (name, keep) = (id.clone(), engine.config.server.keep_impressions);
-    let found =
-        block(move || time_of(&name).map_or(Ok(None), |time| shared.impressions.find(&name, time)));
+    let found = block(engine.blocking.clone(), move || {
+        time_of(&name).map_or(Ok(None), |time| shared.impressions.find(&name, time))
+    });
     let found = found.await?.map_err(|e| Problem::internal(format!("impressions: {e}")))?;
     drop(one_at_a_time);
     let impression = found.ok_or_else(|| {

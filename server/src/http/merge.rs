@@ -57,7 +57,7 @@ pub(super) async fn post(
             return Err(Problem::unprocessable("invalid_request", vec![fault]));
         }
     };
-    let merged = block(move || merge(&engine, &from, into)).await??;
+    let merged = block(engine.blocking.clone(), move || merge(&engine, &from, into)).await??;
     Ok(HttpResponse::Ok().json(merged))
 }
 

@@ -15,7 +15,7 @@ use actix_web::http::StatusCode;
 use actix_web::{rt, web};
 use engine::cost::Cost;
 use engine::pipeline::Scratch;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::problem::Problem;
 
@@ -268,15 +268,21 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// Runs `work`, which may block, on a thread that is not of the pool.
+/// Most requests at once that write, or read what is not in memory: while a disk or a Redis hangs, they wait.
+pub(super) const MAX_BLOCKING: usize = 512;
+
+/// Runs `work`, which may block, on a thread that is not of the pool. `room`: for how many more there is room.
 ///
 /// # Errors
-/// If it panics.
+/// If there is none, or `work` panics.
 pub(super) async fn block<T: Send + 'static>(
+    room: Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    let result = web::block(work).await;
-    result.map_err(|_| Problem::internal("the request failed; the server goes on"))
+    let permit = room.try_acquire_owned().map_err(|_| Refusal::Full)?;
+    // It is done when the work is, whether or not somebody still waits for it.
+    let result = web::block(move || (work(), permit)).await;
+    result.map(|(result, _)| result).map_err(|_| Refusal::Panicked.into())
 }
 
 #[cfg(test)]
@@ -340,6 +346,20 @@ mod tests {
         let failed = pool.run_in_turn(wish(9), vec![0, 1, 9, 3], count).await;
         assert_eq!(failed, Ok(Err(2)));
         assert_eq!(pool.load.n_admitted.load(Ordering::Relaxed), 0);
+    }
+
+    #[actix_web::test]
+    async fn so_many_may_block_at_once_and_no_more() {
+        let room = Arc::new(Semaphore::new(1));
+        let (end, may_end) = channel::<()>();
+        let blocked = actix_web::rt::spawn(block(room.clone(), move || may_end.recv().is_ok()));
+        actix_web::rt::task::yield_now().await;
+        let refused = block(room.clone(), || ()).await.unwrap_err();
+        assert_eq!(actix_web::ResponseError::status_code(&refused), 429);
+        end.send(()).unwrap();
+        assert!(blocked.await.unwrap().unwrap());
+        assert!(block(room.clone(), || panic!("on purpose")).await.is_err());
+        assert!(block(room, || true).await.unwrap());
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl From<Result<Manifest, OpenReleaseError>> for Content {
 
 /// `GET /v1/releases`: those on the shelf, by name.
 pub(super) async fn list(engine: web::Data<Engine>) -> Result<HttpResponse, Problem> {
-    let listed = block(move || engine.releases()).await?;
+    let listed = block(engine.blocking.clone(), move || engine.releases()).await?;
     let (active, releases) = listed.map_err(|error| Problem::internal(with_causes(&error)))?;
     let listed = |(id, manifest): (String, Result<_, _>)| Listed {
         active: id == active,
@@ -61,6 +61,6 @@ pub(super) async fn activate(
     let id = id.into_inner();
     let previous = engine.pipeline()?.release().manifest.id.clone();
     let activated = id.clone();
-    block(move || engine.activate(&id)).await??;
+    block(engine.blocking.clone(), move || engine.activate(&id)).await??;
     Ok(HttpResponse::Ok().json(json!({ "active": activated, "previous": previous })))
 }

@@ -33,7 +33,7 @@ use super::impressions::ImpressionLog;
 use super::keys::Limits;
 use super::metrics::Metrics;
 use super::pages::PageTokens;
-use super::pool::Pool;
+use super::pool::{MAX_BLOCKING, Pool};
 use super::problem::Problem;
 use super::served::Served;
 use crate::causes::with_causes;
@@ -99,6 +99,8 @@ pub(super) struct Engine {
     activation: Mutex<()>,
     /// For requests that read much of what is on the disk.
     pub(super) rare: Semaphore,
+    /// Room for requests that block.
+    pub(super) blocking: Arc<Semaphore>,
     /// Held while the catalogue is read, changed and written to the shared log.
     changing: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
@@ -172,6 +174,7 @@ impl Engine {
             replica: OnceLock::new(),
             activation: Mutex::new(()),
             rare: Semaphore::new(1),
+            blocking: Arc::new(Semaphore::new(MAX_BLOCKING)),
             changing: Mutex::new(()),
             syncer: Mutex::new(None),
             lists: RwLock::default(),
