@@ -4,11 +4,13 @@
 //! count, moved to time 0, is a key that does not fade and never falls: an item that was below the best when the
 //! list was last cut can come back only by an event of its own.
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use std::cmp::Ordering;
+
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::EventTypeId;
-use crate::ids::{ItemId, Scored, keep_best};
+use crate::ids::{ItemId, Scored, best_first};
 use crate::time::{Span, Timestamp};
 
 /// What a board counts.
@@ -36,13 +38,14 @@ pub struct Board {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct List {
-    members: FxHashSet<ItemId>,
+    /// With the key of each, so that reading the list touches nothing else.
+    members: FxHashMap<ItemId, f64>,
     floor: f64,
 }
 
 impl Default for List {
     fn default() -> Self {
-        Self { members: FxHashSet::default(), floor: f64::NEG_INFINITY }
+        Self { members: FxHashMap::default(), floor: f64::NEG_INFINITY }
     }
 }
 
@@ -69,19 +72,15 @@ impl Board {
         self.keys[item.index()] = key;
         let capacity = if spec.field.is_some() { FIELD_BOARD_ITEMS } else { BOARD_ITEMS };
         for list in lists {
-            self.lists.entry(list).or_default().offer(item, key, capacity, &self.keys);
+            self.lists.entry(list).or_default().offer(item, key, capacity);
         }
     }
 
     /// The `n` best of `list` as of `now`, best first, with their counts. Cost: O(capacity).
     pub fn best(&self, spec: &BoardSpec, list: u32, n: usize, now: Timestamp) -> Vec<Scored> {
         let Some(list) = self.lists.get(&list) else { return Vec::new() };
-        let at = now.0 as f64 / spec.half_life.0 as f64;
-        let count = |item: &ItemId| (self.keys[item.index()] - at).exp2() as f32;
-        let mut best: Vec<Scored> =
-            list.members.iter().map(|item| Scored { item: *item, score: count(item) }).collect();
-        keep_best(&mut best, n);
-        best
+        let keyed = list.members.iter().map(|(item, key)| (*item, *key));
+        best_by_key(keyed.collect(), spec, n, now)
     }
 
     /// Whether there are items that were counted and are not in `list`.
@@ -98,28 +97,48 @@ impl Board {
         n: usize,
         now: Timestamp,
     ) -> Vec<Scored> {
-        let at = now.0 as f64 / spec.half_life.0 as f64;
-        let counted = items.filter_map(|item| Some((item, *self.keys.get(item.index())?)));
-        let counted = counted.filter(|(_, key)| *key > f64::NEG_INFINITY);
-        let mut best: Vec<Scored> =
-            counted.map(|(item, key)| Scored { item, score: (key - at).exp2() as f32 }).collect();
-        keep_best(&mut best, n);
-        best
+        let keyed = items.filter_map(|item| Some((item, *self.keys.get(item.index())?)));
+        let counted = keyed.filter(|(_, key)| *key > f64::NEG_INFINITY);
+        best_by_key(counted.collect(), spec, n, now)
     }
 }
 
+/// The `n` items with the greatest keys, best first, with their counts as of `now`: keys do not fade, so counts are made of
+/// those alone.
+fn best_by_key(
+    mut keyed: Vec<(ItemId, f64)>,
+    spec: &BoardSpec,
+    n: usize,
+    now: Timestamp,
+) -> Vec<Scored> {
+    if n < keyed.len() {
+        keyed.select_nth_unstable_by(n, by_key);
+        keyed.truncate(n);
+    }
+    let at = now.0 as f64 / spec.half_life.0 as f64;
+    let scored = |(item, key): (ItemId, f64)| Scored { item, score: (key - at).exp2() as f32 };
+    let mut best: Vec<Scored> = keyed.into_iter().map(scored).collect();
+    best.sort_unstable_by(best_first);
+    best
+}
+
+fn by_key(a: &(ItemId, f64), b: &(ItemId, f64)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
 impl List {
-    fn offer(&mut self, item: ItemId, key: f64, capacity: usize, keys: &[f64]) {
-        if key < self.floor || !self.members.insert(item) || self.members.len() <= 2 * capacity {
+    fn offer(&mut self, item: ItemId, key: f64, capacity: usize) {
+        if key < self.floor
+            || self.members.insert(item, key).is_some()
+            || self.members.len() <= 2 * capacity
+        {
             return;
         }
-        let mut by_key: Vec<ItemId> = self.members.iter().copied().collect();
-        by_key.select_nth_unstable_by(capacity - 1, |a, b| {
-            keys[b.index()].total_cmp(&keys[a.index()]).then(a.cmp(b))
-        });
-        by_key.truncate(capacity);
-        self.floor = keys[by_key[capacity - 1].index()];
-        self.members = by_key.into_iter().collect();
+        let mut best: Vec<(ItemId, f64)> = self.members.drain().collect();
+        best.select_nth_unstable_by(capacity - 1, by_key);
+        best.truncate(capacity);
+        self.floor = best[capacity - 1].1;
+        self.members = best.into_iter().collect();
     }
 }
 

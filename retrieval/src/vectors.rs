@@ -125,14 +125,33 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     dispatch(Dot { a, b })
 }
 
-/// The cosine of two rows of one length, in `[-1, 1]`; NaN if one is zero, or so short that its square is.
+/// The cosine of two rows of one length, as [`Direction::cosine`] has it.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    // Of an item that nearly nothing is known of the vector is nearly zero: the product of two squares would be zero in
-    // single precision, and the quotient infinite.
-    let norms = (f64::from(dot(a, a)) * f64::from(dot(b, b))).sqrt();
-    match norms > 0.0 {
-        true => (f64::from(dot(a, b)) / norms).clamp(-1.0, 1.0) as f32,
-        false => f32::NAN,
+    Direction::new(a).cosine(&Direction::new(b))
+}
+
+/// A row with its square: for many cosines of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Direction<'a> {
+    row: &'a [f32],
+    square: f64,
+}
+
+impl<'a> Direction<'a> {
+    /// That of `row`.
+    pub fn new(row: &'a [f32]) -> Self {
+        Self { row, square: f64::from(dot(row, row)) }
+    }
+
+    /// The cosine of two rows of one length, in `[-1, 1]`; NaN if one is zero, or so short that its square is.
+    pub fn cosine(&self, other: &Direction<'_>) -> f32 {
+        // Of an item that nearly nothing is known of the vector is nearly zero: the product of two squares would be zero in
+        // single precision, and the quotient infinite.
+        let norms = (self.square * other.square).sqrt();
+        match norms > 0.0 {
+            true => (f64::from(dot(self.row, other.row)) / norms).clamp(-1.0, 1.0) as f32,
+            false => f32::NAN,
+        }
     }
 }
 

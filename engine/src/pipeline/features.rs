@@ -6,7 +6,7 @@ use featurestore::time::DAY_MS;
 use featurestore::{ItemId, Timestamp};
 use retrieval::merge::Candidates;
 use retrieval::sources::SourceScratch;
-use retrieval::vectors::cosine;
+use retrieval::vectors::{Direction, dot};
 
 use super::Query;
 use crate::release::{Release, ScenarioPlan};
@@ -64,7 +64,9 @@ impl RequestFeatures<'_> {
             SimilarityBy::CoVisitation => &self.sources.co_visitation,
             SimilarityBy::Cosine => &self.sources.cosine,
             SimilarityBy::Embedding => {
-                return items.for_each(|(item, out)| *out = self.embedding(*item, aggregate));
+                let latest = self.latest_directions(aggregate);
+                return items
+                    .for_each(|(item, out)| *out = self.embedding(*item, aggregate, &latest));
             }
         };
         if self.sources.history.latest.is_empty() {
@@ -79,24 +81,27 @@ impl RequestFeatures<'_> {
         }
     }
 
-    fn embedding(&self, item: ItemId, aggregate: Aggregate) -> f32 {
-        let models = &self.release.models;
+    /// Those of the latest items of the user that the largest, or the last, similarity by embedding is about.
+    fn latest_directions(&self, aggregate: Aggregate) -> Vec<Direction<'_>> {
+        let n = match aggregate {
+            Aggregate::Sum => 0,
+            Aggregate::Last => 1,
+            Aggregate::Max => EMBEDDING_MAX_OVER,
+        };
+        let latest = self.sources.history.latest.iter().take(n);
+        latest.map(|(item, _)| Direction::new(self.release.models.vectors().row(*item))).collect()
+    }
+
+    fn embedding(&self, item: ItemId, aggregate: Aggregate, latest: &[Direction<'_>]) -> f32 {
         // The vectors of later items propose them; the ranker was trained without, and would take them for those of items
         // that it knows.
-        let Some(vector) = models.vectors().get(item) else { return f32::NAN };
+        let Some(vector) = self.release.models.vectors().get(item) else { return f32::NAN };
         match aggregate {
             Aggregate::Sum if self.sources.user_vector.is_empty() => f32::NAN,
-            Aggregate::Sum => retrieval::vectors::dot(&self.sources.user_vector, vector),
-            Aggregate::Last => self
-                .sources
-                .history
-                .latest
-                .first()
-                .map_or(f32::NAN, |(last, _)| cosine(models.vectors().row(*last), vector)),
-            Aggregate::Max => {
-                let latest = self.sources.history.latest.iter().take(EMBEDDING_MAX_OVER);
-                let cosines = latest.map(|(other, _)| cosine(models.vectors().row(*other), vector));
-                cosines.fold(f32::NAN, f32::max)
+            Aggregate::Sum => dot(&self.sources.user_vector, vector),
+            Aggregate::Last | Aggregate::Max => {
+                let this = Direction::new(vector);
+                latest.iter().map(|other| other.cosine(&this)).fold(f32::NAN, f32::max)
             }
         }
     }

@@ -14,7 +14,7 @@ use super::{DIGEST_BYTES, Keeps, State, log_folder};
 use crate::release::Release;
 
 /// The format of snapshots; one of another format is not used.
-pub const SNAPSHOT_FORMAT: u32 = 5;
+pub const SNAPSHOT_FORMAT: u32 = 6;
 
 const SNAPSHOT: &str = "snapshot.bin";
 
