@@ -7,6 +7,7 @@ mod hand_made;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::ask::empty_store;
 use engine::config::Config;
@@ -245,6 +246,23 @@ proptest! {
 }
 
 const PLAIN: Thing = Thing { colour: None, price: None, hidden: false, expired: false };
+
+#[test]
+fn a_list_of_similar_items_for_which_there_is_no_time_is_cut_and_says_so() {
+    let events: Vec<(bool, u8, u32)> =
+        (0..60).map(|i| (false, (i % 6) as u8, (i * i) % N_ITEMS)).collect();
+    let pipeline = pipeline(&vec![PLAIN; N_ITEMS as usize], &events);
+    let similar = |deadline: Option<Instant>| {
+        let query = Query { deadline, ..Query::new(None, NOW, 10) };
+        let seed = [ItemId(events[0].2)];
+        pipeline.list(&pipeline.similar(10), &seed, &query, &mut Scratch::default())
+    };
+    let whole = similar(Some(Instant::now() + Duration::from_secs(60)));
+    assert!(!whole.slate.shown.is_empty() && whole.degraded.is_empty(), "{whole:?}");
+    let cut = similar(Some(Instant::now()));
+    assert!(!cut.slate.shown.is_empty());
+    assert_eq!(cut.degraded, [Degraded::FewerCandidates]);
+}
 
 #[test]
 fn whoever_has_seen_what_is_popular_is_shown_what_comes_behind_it() {

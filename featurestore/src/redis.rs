@@ -217,7 +217,7 @@ impl RedisStore {
         let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
         // The cache may be too small to keep what was fetched until it is looked at.
         let mut mine: FxHashMap<Wanted, Option<Arc<Known>>> = FxHashMap::default();
-        let mut fetch = |keys: &[Wanted]| {
+        self.near.fetch_once(&keys, &doubts, until, |keys| {
             let fetched = self.fetch_records(keys, until);
             for (key, known) in keys.iter().zip(fetched) {
                 let known = known.ok().map(Arc::new);
@@ -226,15 +226,7 @@ impl RedisStore {
                 }
                 mine.insert(*key, known);
             }
-        };
-        // What another request is fetching already is waited for. If it has come into doubt meanwhile, it is read here.
-        self.near.fetch_once(&keys, until, &mut fetch);
-        let mut left = keys;
-        left.retain(|key| !mine.contains_key(key) && self.near.fresh(key, &doubts).is_none());
-        if !left.is_empty() {
-            let fetched = self.fetch_records(&left, until);
-            mine.extend(left.into_iter().zip(fetched.into_iter().map(|it| it.ok().map(Arc::new))));
-        }
+        });
         let mut freshness = Freshness::Fresh;
         for i in missing {
             let fetched = mine.get(&wanted[i]).cloned().flatten();

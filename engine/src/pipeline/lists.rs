@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::ladder::stage_until;
 use super::rank::rank_by;
-use super::retrieve::propose;
+use super::retrieve::{propose, propose_prepared};
 use super::{Answer, Degraded, Pipeline, Query, Scratch, Timing, degraded_by, is_cold};
+use crate::config::Budget;
 use crate::release::ScenarioPlan;
 use crate::slate::SlateColumns;
 
@@ -80,7 +81,9 @@ impl Pipeline {
         let plan = listings.into_iter().find_map(|listing| self.listing(listing, query.n));
         // `hide_seen` is that of the placement.
         let plan = plan.map(|plan| ScenarioPlan { hide_seen: scenario.hide_seen.clone(), ..plan });
-        let mut answer = self.list(plan.as_ref().unwrap_or(scenario), &[], query, scratch);
+        let plan = plan.as_ref().unwrap_or(scenario);
+        // Its time is over: it takes as much as it takes.
+        let mut answer = self.list_until(plan, &[], query, None, scratch);
         let mut step = Degraded::Popular;
         let Scratch { ranked, refused, passing, candidates, .. } = scratch;
         let available = self.available(stored, query.now);
@@ -138,12 +141,26 @@ impl Pipeline {
 
     /// The items that the sources of `plan` propose to one who has done nothing but look at `items`, in the order of the
     /// sources: neither ranked nor re-ranked. A single source gives its own scores, several are fused. None of `items` is
-    /// among them, nor what may not be shown to the user of `query`.
+    /// among them, nor what may not be shown to the user of `query`. When time is short, fewer sources are asked, or less.
     pub fn list(
         &self,
         plan: &ScenarioPlan,
         items: &[ItemId],
         query: &Query,
+        scratch: &mut Scratch,
+    ) -> Answer {
+        let Budget { retrieve_ms, rank_ms, rerank_ms, .. } = &plan.budget;
+        // There is no ranker to leave time for.
+        let until = stage_until(query, retrieve_ms + rank_ms, *rerank_ms);
+        self.list_until(plan, items, query, until, scratch)
+    }
+
+    fn list_until(
+        &self,
+        plan: &ScenarioPlan,
+        items: &[ItemId],
+        query: &Query,
+        until: Option<Instant>,
         scratch: &mut Scratch,
     ) -> Answer {
         let started = Instant::now();
@@ -162,9 +179,9 @@ impl Pipeline {
             None => !refused.contains(&item) && self.is_available(item, query.now),
         };
         // An imported vector of the user says nothing about what goes with `items`.
-        let ask = Ask { user_id: None, among: passing, ..self.ask(query, &user, &accept) };
+        let ask = Ask { user_id: None, among: passing, until, ..self.ask(query, &user, &accept) };
         ask.prepare_from(items, sources);
-        let lists: Vec<_> = plan.sources.iter().map(|source| ask.list(source, sources)).collect();
+        let (lists, is_whole) = propose_prepared(plan, &ask, sources);
         *candidates = merge(&lists, plan.candidates);
         let fused = candidates.fused();
         let scores = if candidates.n_sources == 1 { &candidates.scores } else { &fused };
@@ -175,7 +192,11 @@ impl Pipeline {
         Answer {
             slate,
             proposed: lists.iter().map(|list| list.items.len()).collect(),
-            degraded: degraded_by(freshness).into_iter().collect(),
+            degraded: (!is_whole)
+                .then_some(Degraded::FewerCandidates)
+                .into_iter()
+                .chain(degraded_by(freshness))
+                .collect(),
             cold_user,
             timing: Timing { retrieve: started.elapsed(), ..Timing::default() },
         }

@@ -139,6 +139,15 @@ pub(super) fn propose(
     scratch: &mut SourceScratch,
 ) -> (Vec<SourceList>, bool) {
     ask.prepare(scratch);
+    propose_prepared(scenario, ask, scratch)
+}
+
+/// The same, once `scratch` is prepared.
+pub(super) fn propose_prepared(
+    scenario: &ScenarioPlan,
+    ask: &Ask<'_>,
+    scratch: &mut SourceScratch,
+) -> (Vec<SourceList>, bool) {
     scratch.take_cut();
     let (mut lists, mut n_items) = (Vec::with_capacity(scenario.sources.len()), 0);
     for source in &scenario.sources {

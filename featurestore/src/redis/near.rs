@@ -138,13 +138,32 @@ impl NearCache {
         self.users.invalidate_all();
     }
 
-    /// Has `fetch` bring those of `keys` that nobody else is fetching, and waits for the others until `until`.
+    /// Has `fetch` bring `keys`, each while nobody else does: what another brings is waited for, and fetched here if that
+    /// one failed, or has come into doubt. Ends at `until`.
     pub(super) fn fetch_once(
         &self,
         keys: &[Wanted],
+        doubts: &Doubts,
         until: Instant,
-        fetch: impl FnOnce(&[Wanted]),
+        mut fetch: impl FnMut(&[Wanted]),
     ) {
+        let mut left = keys.to_vec();
+        while !left.is_empty() {
+            left = self.fetch_free(&left, until, &mut fetch);
+            left.retain(|key| self.fresh(key, doubts).is_none());
+            if Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    /// Has `fetch` bring those of `keys` that nobody else is fetching, waits for the others until `until`, and returns these.
+    fn fetch_free(
+        &self,
+        keys: &[Wanted],
+        until: Instant,
+        fetch: &mut impl FnMut(&[Wanted]),
+    ) -> Vec<Wanted> {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let (mine, others): (Vec<Wanted>, Vec<Wanted>) =
             keys.iter().partition(|key| in_flight.insert(**key));
@@ -158,11 +177,12 @@ impl NearCache {
         while others.iter().any(|key| in_flight.contains(key)) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return;
+                break;
             }
             let waited = self.landed.wait_timeout(in_flight, left);
             in_flight = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        others
     }
 }
 
@@ -226,7 +246,7 @@ mod tests {
         let keys: Vec<Wanted> = (0..50).map(|i| Wanted::Item(ItemId(i))).collect();
         let until = Instant::now() + Duration::from_secs(10);
         let ask = || {
-            cache.fetch_once(&keys, until, |mine| {
+            cache.fetch_once(&keys, &cache.doubts(), until, |mine| {
                 n_fetches.fetch_add(mine.len(), Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(50));
                 mine.iter().for_each(|key| cache.insert(*key, known(1, 0)));
@@ -239,6 +259,26 @@ mod tests {
         });
         // A thread that comes when the first has landed fetches anew: it did not look into the cache here.
         assert!(n_fetches.load(Ordering::SeqCst) < 8 * keys.len());
+    }
+
+    #[test]
+    fn a_key_whose_fetch_failed_is_fetched_by_one_of_those_who_waited_after_the_other() {
+        let cache = NearCache::new(1 << 20);
+        let (n_now, n_most, n_fetches) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let until = Instant::now() + Duration::from_secs(60);
+        let ask = || {
+            cache.fetch_once(&[Wanted::Item(ItemId(3))], &cache.doubts(), until, |_| {
+                n_most.fetch_max(n_now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(Duration::from_millis(10));
+                n_now.fetch_sub(1, Ordering::SeqCst);
+                n_fetches.fetch_add(1, Ordering::SeqCst);
+            });
+        };
+        std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(ask)));
+        });
+        assert_eq!((n_most.into_inner(), n_fetches.into_inner()), (1, 8));
     }
 
     #[test]
