@@ -237,6 +237,8 @@ fn explain(
     if let Some(item) = about.first().copied() {
         let mut query = question.query(pipeline, &scenario, &mut Vec::new())?;
         query.served.retain(|(_, time)| *time < impression.time);
+        // Nobody waits for a list here: a stage that is cut would lose items that were shown.
+        query.deadline = None;
         let (named, _) = resolve(pipeline, question.origin.ids());
         let answer = question.ask(pipeline, &scenario, &named, &query, scratch);
         explained.fate = match &question.origin {
