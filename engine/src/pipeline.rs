@@ -10,7 +10,7 @@ mod rank;
 mod rerank;
 mod retrieve;
 
-pub use explain::{Fate, ModelExplanation, Proposal, Ranked};
+pub use explain::{Explainer, Fate, ModelExplanation, Proposal, Ranked};
 pub use ladder::Degraded;
 pub use lists::Listing;
 

@@ -10,6 +10,7 @@
 
 mod addresses;
 mod apply;
+mod breaker;
 mod hearing;
 mod keys;
 mod near;
@@ -18,6 +19,7 @@ mod packed;
 mod session;
 mod set;
 mod shared_log;
+mod topology;
 mod wire;
 
 pub use nodes::{Nodes, RedisError};

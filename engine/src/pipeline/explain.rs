@@ -74,16 +74,42 @@ pub struct Ranked {
     pub models: Vec<ModelExplanation>,
 }
 
+/// Says why items are where they are in the answer that was made last with a scratch.
+pub struct Explainer<'a> {
+    pipeline: &'a Pipeline,
+    scenario: &'a ScenarioPlan,
+    scratch: &'a Scratch,
+    /// The candidates by their order in the scratch: what each was ranked by, and what decides between equals.
+    rated: Vec<(Scored, f32)>,
+}
+
 impl Pipeline {
-    /// What each source of `scenario` did for `item`. Call it right after the answer in `scratch` was made.
-    pub fn proposals(
-        &self,
-        scenario: &ScenarioPlan,
-        item: ItemId,
-        scratch: &Scratch,
-    ) -> Vec<Proposal> {
+    /// Of the answer for `scenario` that was made last with `scratch`.
+    pub fn explainer<'a>(
+        &'a self,
+        scenario: &'a ScenarioPlan,
+        scratch: &'a Scratch,
+    ) -> Explainer<'a> {
         let candidates = &scratch.candidates;
-        let (n, place) = (candidates.len(), candidates.items.iter().position(|it| *it == item));
+        let fused = candidates.fused();
+        let scores = if scratch.scores.is_empty() { &fused } else { &scratch.scores };
+        let scored =
+            candidates.items.iter().zip(scores).map(|(&item, &score)| Scored { item, score });
+        let rated = scored.zip(fused.iter().copied()).collect();
+        Explainer { pipeline: self, scenario, scratch, rated }
+    }
+}
+
+impl Explainer<'_> {
+    /// How many candidates there were.
+    pub fn n_candidates(&self) -> usize {
+        self.rated.len()
+    }
+
+    /// What each source of the scenario did for `item`.
+    pub fn proposals(&self, item: ItemId) -> Vec<Proposal> {
+        let candidates = &self.scratch.candidates;
+        let (n, place) = (candidates.len(), self.place(item));
         let of_source = |(i, source): (usize, &retrieval::sources::Source)| {
             let known = place.map(|place| i * n + place).filter(|_| i < candidates.n_sources);
             let rank = known.map(|at| candidates.ranks[at]).filter(|rank| !rank.is_nan());
@@ -93,106 +119,84 @@ impl Pipeline {
                 score: known.filter(|_| rank.is_some()).map(|at| candidates.scores[at]),
             }
         };
-        scenario.sources.iter().enumerate().map(of_source).collect()
+        self.scenario.sources.iter().enumerate().map(of_source).collect()
     }
 
-    /// How `item` was ranked in the answer that was made last with `scratch`; `None` if it was no candidate.
-    pub fn ranked(
-        &self,
-        scenario: &ScenarioPlan,
-        item: ItemId,
-        scratch: &Scratch,
-    ) -> Option<Ranked> {
-        let candidates = &scratch.candidates;
-        let place = candidates.items.iter().position(|it| *it == item)?;
-        let by_models = !scratch.scores.is_empty();
-        let fused = candidates.fused();
-        let scores = if by_models { &scratch.scores } else { &fused };
-        let rated = |i: usize| (Scored { item: candidates.items[i], score: scores[i] }, fused[i]);
-        let this = rated(place);
-        let before = |i: &usize| by_score_and_tie(&rated(*i), &this) == Ordering::Less;
-        let n_before = (0..candidates.len()).filter(before).count();
-        let models = if by_models { self.by_models(scenario, place, scratch) } else { Vec::new() };
+    /// How `item` was ranked; `None` if it was no candidate.
+    pub fn ranked(&self, item: ItemId) -> Option<Ranked> {
+        let place = self.place(item)?;
+        let this = &self.rated[place];
+        let before = |it: &&(Scored, f32)| by_score_and_tie(it, this) == Ordering::Less;
+        let n_before = self.rated.iter().filter(before).count();
+        let by_models = !self.scratch.scores.is_empty();
+        let models = if by_models { self.by_models(place) } else { Vec::new() };
         // A list of a single source has that one's scores.
-        let ranked = scratch.ranked.iter().find(|scored| scored.item == item);
-        let score = ranked.map_or(this.0.score, |scored| scored.score);
-        Some(Ranked { rank: n_before + 1, of: candidates.len(), score, models })
+        let ranked = self.scratch.ranked.iter().find(|scored| scored.item == item);
+        let score = ranked.unwrap_or(&this.0).score;
+        Some(Ranked { rank: n_before + 1, of: self.rated.len(), score, models })
     }
 
-    fn by_models(
-        &self,
-        scenario: &ScenarioPlan,
-        place: usize,
-        scratch: &Scratch,
-    ) -> Vec<ModelExplanation> {
-        let n = scratch.candidates.len();
-        let row: Vec<f32> =
-            (0..self.release.features.len()).map(|i| scratch.columns[i * n + place]).collect();
-        match &scenario.value {
-            Some(value) => {
-                let of = |(event, weight): &(String, f64)| {
-                    explain(&self.release.objectives[event].ranker, event, *weight, &row)
-                };
-                value.weights.iter().filter_map(of).collect()
-            }
-            None => {
-                let ranker = self.release.ranker.as_ref();
-                ranker.and_then(|ranker| explain(ranker, "ranker", 1.0, &row)).into_iter().collect()
-            }
-        }
-    }
-
-    /// What became of `item` in `answer`, which a placement made last with `scratch`.
-    pub fn fate(
-        &self,
-        scenario: &ScenarioPlan,
-        query: &Query,
-        item: ItemId,
-        answer: &Answer,
-        scratch: &Scratch,
-    ) -> Fate {
-        match self.fate_in_list(scenario, query, item, answer, scratch) {
-            Fate::NotRetrieved if self.proposes(scenario, query, item) => Fate::NotMerged,
-            fate => fate,
-        }
-    }
-
-    /// What became of `item` in `answer`, a list that is not a placement's and was made last with `scratch`.
-    pub fn fate_in_list(
-        &self,
-        scenario: &ScenarioPlan,
-        query: &Query,
-        item: ItemId,
-        answer: &Answer,
-        scratch: &Scratch,
-    ) -> Fate {
+    /// What became of `item` in `answer`, which was made for `query`: [`Fate::NotRetrieved`] for all that are no candidates.
+    pub fn fate(&self, query: &Query, answer: &Answer, item: ItemId) -> Fate {
         if let Some(shown) = answer.slate.shown.iter().find(|shown| shown.item == item) {
             return Fate::Shown(*shown);
         }
-        if let Some(refused) = self.refusal(scenario, query, item) {
+        if let Some(refused) = self.pipeline.refusal(self.scenario, query, item) {
             return Fate::Refused(refused);
         }
         if let Some(dropped) = answer.slate.dropped.iter().find(|dropped| dropped.item == item) {
             return Fate::Dropped { rule: dropped.rule };
         }
-        if scratch.ranked.iter().any(|scored| scored.item == item) {
+        if self.scratch.ranked.iter().any(|scored| scored.item == item) {
             return Fate::Outranked;
         }
-        if scratch.candidates.items.contains(&item) {
-            return Fate::BelowTop { top: scenario.top };
+        if self.place(item).is_some() {
+            return Fate::BelowTop { top: self.scenario.top };
         }
         Fate::NotRetrieved
     }
 
-    /// Whether any source of `scenario` has `item` in its list, within its share or not.
-    fn proposes(&self, scenario: &ScenarioPlan, query: &Query, item: ItemId) -> bool {
-        let (user, _) = self.read_user(scenario, query);
+    /// As [`Explainer::fate`], in the answer of a placement: its sources are asked again whether they have `item` at all.
+    pub fn fate_in_placement(&self, query: &Query, answer: &Answer, item: ItemId) -> Fate {
+        match self.fate(query, answer, item) {
+            Fate::NotRetrieved if self.is_proposed(query, item) => Fate::NotMerged,
+            fate => fate,
+        }
+    }
+
+    /// Whether any source has `item` in its list, within its share or not.
+    fn is_proposed(&self, query: &Query, item: ItemId) -> bool {
+        let (pipeline, scenario) = (self.pipeline, self.scenario);
+        let (user, _) = pipeline.read_user(scenario, query);
         let (mut scratch, accept) = (Scratch::default(), |it: ItemId| {
-            !query.exclude.contains(&it) && self.is_available(it, query.now)
+            !query.exclude.contains(&it) && pipeline.is_available(it, query.now)
         });
-        let ask = self.ask(query, &user, &accept);
+        let ask = pipeline.ask(query, &user, &accept);
         let (lists, _) = super::retrieve::propose(scenario, &ask, &mut scratch.sources);
         lists.iter().any(|list| list.items.iter().any(|scored| scored.item == item))
+    }
+
+    /// Of `item` among the candidates.
+    fn place(&self, item: ItemId) -> Option<usize> {
+        self.rated.iter().position(|(scored, _)| scored.item == item)
+    }
+
+    fn by_models(&self, place: usize) -> Vec<ModelExplanation> {
+        let release = &self.pipeline.release;
+        let (n, columns) = (self.rated.len(), &self.scratch.columns);
+        let row: Vec<f32> = (0..release.features.len()).map(|i| columns[i * n + place]).collect();
+        match &self.scenario.value {
+            Some(value) => {
+                let of = |(event, weight): &(String, f64)| {
+                    explain(&release.objectives[event].ranker, event, *weight, &row)
+                };
+                value.weights.iter().filter_map(of).collect()
+            }
+            None => {
+                let ranker = release.ranker.as_ref();
+                ranker.and_then(|ranker| explain(ranker, "ranker", 1.0, &row)).into_iter().collect()
+            }
+        }
     }
 }
 

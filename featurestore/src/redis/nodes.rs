@@ -1,5 +1,5 @@
-//! Connections to the nodes of Redis: which node has which slot, one pipeline per node and call, and a breaker for each
-//! node, so that one that hangs costs nobody more than a few calls.
+//! Connections to the nodes of Redis: one pipeline per node and call, and a breaker for each node, so that one that hangs
+//! costs nobody more than a few calls.
 //!
 //! A call has a time by which it must end. Whatever fails or is late leaves its connection behind, since a late reply
 //! would be taken for that of the next command.
@@ -14,18 +14,10 @@ use ::redis::{
 use rustc_hash::FxHashMap;
 
 use super::addresses::Addresses;
+use super::breaker::{Breaker, FAILURES_TO_OPEN};
 use super::session::Session;
+use super::topology::{N_SLOTS, Topology, range_of, slot_of};
 use super::wire::Wire;
-
-/// Slots of a cluster. Source: the specification of Redis Cluster.
-const N_SLOTS: u16 = 16_384;
-
-/// After so many failures in a row a node is left alone for a while.
-const FAILURES_TO_OPEN: u32 = 3;
-
-/// For how long at first; it doubles with every further failure, up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_millis(1_600);
 
 /// How long a node may take to tell about the cluster.
 const TOPOLOGY_TIMEOUT: Duration = Duration::from_millis(200);
@@ -101,75 +93,6 @@ pub(super) struct Command {
 impl Command {
     pub(super) fn new(key: &str, cmd: &Cmd) -> Self {
         Self { slot: slot_of(key), bytes: cmd.get_packed_command() }
-    }
-}
-
-/// The slot of `key`: that of the part in braces, if there is one.
-fn slot_of(key: &str) -> u16 {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-    let hashed = tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key);
-    crc16::State::<crc16::XMODEM>::calculate(hashed.as_bytes()) % N_SLOTS
-}
-
-/// Who serves which slots.
-#[derive(Clone, Debug, Default)]
-struct Topology {
-    is_cluster: bool,
-    /// How often the ranges were other than before.
-    version: u64,
-    /// First slot, last slot, and the node that serves them.
-    ranges: Vec<(u16, u16, Arc<str>)>,
-}
-
-impl Topology {
-    fn node_of(&self, slot: u16) -> Option<&Arc<str>> {
-        let range = self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot));
-        range.map(|(_, _, node)| node)
-    }
-
-    /// Whether every slot has a node.
-    fn serves_all(&self) -> bool {
-        let n_slots = |(first, last, _): &(u16, u16, Arc<str>)| u32::from(last - first) + 1;
-        self.ranges.iter().map(n_slots).sum::<u32>() >= u32::from(N_SLOTS)
-    }
-}
-
-#[derive(Default)]
-struct Breaker {
-    n_failures: u32,
-    open_until: Option<Instant>,
-    /// Whether one was let through since it opened, and has not failed.
-    is_tried: bool,
-}
-
-impl Breaker {
-    /// Whether a call may be tried. While the breaker is open, one is let through at the end of each pause.
-    fn admits(&mut self, now: Instant) -> bool {
-        match self.open_until {
-            None => true,
-            Some(until) if now < until => false,
-            Some(_) => {
-                self.open_until = Some(now + self.pause());
-                self.is_tried = true;
-                true
-            }
-        }
-    }
-
-    fn fail(&mut self, now: Instant) {
-        // Those that were under way when it opened say nothing new.
-        if self.open_until.is_some() && !std::mem::take(&mut self.is_tried) {
-            return;
-        }
-        self.n_failures += 1;
-        if self.n_failures >= FAILURES_TO_OPEN {
-            self.open_until = Some(now + self.pause());
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        let doublings = self.n_failures.saturating_sub(FAILURES_TO_OPEN).min(8);
-        (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE)
     }
 }
 
@@ -324,10 +247,9 @@ impl Nodes {
 
     /// Asks the cluster who serves what, if a node fails or slots have no node: somebody else may have taken over. To be called now and then.
     pub fn maintain(&self) {
-        let is_failing = |breaker: &Breaker| breaker.n_failures > 0;
         let topology = self.topology();
         let is_doubtful =
-            || !topology.serves_all() || lock(&self.breakers).values().any(is_failing);
+            || !topology.serves_all() || lock(&self.breakers).values().any(Breaker::is_failing);
         if topology.is_cluster && is_doubtful() {
             self.ask_topology(Instant::now() + TOPOLOGY_TIMEOUT);
         }
@@ -485,9 +407,8 @@ impl Nodes {
             *asked_at = Some(Instant::now());
         }
         let known = self.topology();
-        let is_failing = |node: &str| {
-            lock(&self.breakers).get(node).is_some_and(|breaker| breaker.n_failures > 0)
-        };
+        let is_failing =
+            |node: &str| lock(&self.breakers).get(node).is_some_and(|breaker| breaker.is_failing());
         let seeds = self.seeds.iter().cloned();
         let nodes = known.ranges.iter().map(|(_, _, node)| node.clone());
         let mut nodes: Vec<Arc<str>> = seeds.chain(nodes).collect();
@@ -529,23 +450,6 @@ impl Nodes {
             _ => None,
         }
     }
-}
-
-/// One entry of `CLUSTER SLOTS`: first slot, last slot, and the host and port of their master first. An empty host is that
-/// of the node that was asked.
-fn range_of(range: &Value, asked: &str) -> Option<(u16, u16, Arc<str>)> {
-    let Value::Array(parts) = range else { return None };
-    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = parts.as_slice() else {
-        return None;
-    };
-    let (host, Value::Int(port)) = (master.first()?, master.get(1)?) else { return None };
-    let host = match host {
-        Value::BulkString(host) if !host.is_empty() => String::from_utf8(host.clone()).ok()?,
-        Value::SimpleString(host) if !host.is_empty() => host.clone(),
-        _ => asked.rsplit_once(':')?.0.to_owned(),
-    };
-    let slot = |slot: &i64| u16::try_from(*slot).ok().filter(|slot| *slot < N_SLOTS);
-    Some((slot(first)?, slot(last)?, format!("{host}:{port}").into()))
 }
 
 fn refused(error: &::redis::ServerError) -> RedisError {
@@ -593,30 +497,6 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    #[test]
-    fn keys_with_one_tag_have_one_slot() {
-        // The values are those of the specification's own example and of `CLUSTER KEYSLOT`.
-        assert_eq!(slot_of("123456789"), 12_739);
-        assert_eq!(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
-        assert_eq!(slot_of("foo{}{bar}"), slot_of("foo{}{bar}"));
-        assert_ne!(slot_of("{a}x"), slot_of("{b}x"));
-    }
-
-    #[test]
-    fn a_breaker_opens_after_failures_and_lets_one_call_through_after_each_pause() {
-        let (mut breaker, start) = (Breaker::default(), Instant::now());
-        (0..2).for_each(|_| breaker.fail(start));
-        assert!(breaker.admits(start));
-        // The third, and others that were under way with it.
-        (0..9).for_each(|_| breaker.fail(start));
-        assert!(!breaker.admits(start));
-        let later = start + FIRST_PAUSE;
-        assert!(breaker.admits(later) && !breaker.admits(later));
-        breaker.fail(later);
-        assert!(!breaker.admits(later + FIRST_PAUSE), "the pause has doubled");
-        assert!(breaker.admits(later + LONGEST_PAUSE));
-    }
-
     /// A node that answers every command at once, or never.
     fn node(answers: bool) -> Arc<str> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -641,7 +521,7 @@ mod tests {
 
     #[test]
     fn a_node_that_hangs_does_not_make_others_fail() {
-        let (hangs, answers) = (node(false), node(true));
+        let (start, hangs, answers) = (Instant::now(), node(false), node(true));
         // With a password, connecting takes an answer.
         let nodes = Nodes::new(&[format!("redis://:secret@{hangs}")]).unwrap();
         let ranges = vec![(0, 8_191, hangs.clone()), (8_192, N_SLOTS - 1, answers.clone())];
@@ -653,8 +533,8 @@ mod tests {
             let results = nodes.run(&[ping(1), ping(9_000)], until);
             assert!(results[0].is_err() && results[1].is_ok(), "{i}: {results:?}");
         }
-        assert!(lock(&nodes.breakers)[&hangs].open_until.is_some());
-        assert_eq!(lock(&nodes.breakers)[&answers].n_failures, 0);
+        assert!(!lock(&nodes.breakers).get_mut(&hangs).unwrap().admits(start));
+        assert!(!lock(&nodes.breakers)[&answers].is_failing());
     }
 
     #[test]

@@ -374,6 +374,8 @@ impl Question {
             let asked = if is_similar { named } else { &[] };
             Reasons::new(&self.pipeline, &scenario.sources, user, asked)
         });
+        let explainer = (self.request.explain == Explain::Full)
+            .then(|| self.pipeline.explainer(scenario, scratch));
         let candidates = &scratch.candidates;
         let mut item = |shown: &Shown| {
             let index = candidates.items.iter().position(|item| *item == shown.item);
@@ -389,8 +391,9 @@ impl Question {
             let (id, fields) = self.describe(shown);
             let names = sources.iter().map(|source| scenario.sources[*source].name.clone());
             // It is written at once, so that its length counts as well.
-            let explanation = (self.request.explain == Explain::Full && is_in_time).then(|| {
-                let all = Explanation::new(&self.pipeline, scenario, shown.item, scratch);
+            let explainer = explainer.as_ref().filter(|_| is_in_time);
+            let explanation = explainer.map(|explainer| {
+                let all = Explanation::new(explainer, shown.item);
                 to_raw_value(&all).expect("an explanation is plain data")
             });
             AnsweredItem {

@@ -20,7 +20,6 @@ use utoipa::ToSchema;
 
 use super::body::{self, Moment, QueryParameters, escaped, unknown};
 use super::ids::check_id;
-use super::pool::block;
 use super::problem::{Fault, Problem};
 use super::state::{CATCH_UP, Engine};
 
@@ -241,12 +240,11 @@ pub(super) async fn get(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, id) = (Kind::of(&http), checked(id)?);
-    let room = engine.blocking.clone();
-    let read = move || {
+    let read = move |engine: &Engine| {
         engine.catch_up(Instant::now() + CATCH_UP);
         kind.read(engine.pipeline()?.store(), &id).ok_or_else(|| kind.not_found(&id))
     };
-    Ok(HttpResponse::Ok().json(block(room, read).await??))
+    Ok(HttpResponse::Ok().json(engine.block(read).await??))
 }
 
 /// `PUT /v1/items/{id}`: the item is as the body says, in the place of what was known.
@@ -298,15 +296,14 @@ async fn set_fields(
     let removed: Fields = removed.map(|(name, _)| (name.clone(), Value::Null)).collect();
     let mut fields = kind.check(entity, &schema).map_err(invalid)?.fields;
     fields.extend(removed);
-    let room = engine.blocking.clone();
-    let set = move || {
+    let set = move |engine: &Engine| {
         engine.change(|store| match kind.is_known(store, &id) {
             true => Ok((vec![kind.set(&id, fields)], ())),
             false => Err(kind.not_found(&id)),
         })?;
         Ok::<_, Problem>(kind.read(engine.pipeline()?.store(), &id))
     };
-    Ok(HttpResponse::Ok().json(block(room, set).await??))
+    Ok(HttpResponse::Ok().json(engine.block(set).await??))
 }
 
 /// Puts what `change` makes of what is known under `id`; `None` is an error because nothing is.
@@ -317,8 +314,7 @@ async fn replace(
     change: impl FnOnce(Option<Entity>) -> Result<Entity, Option<Problem>> + Send + 'static,
 ) -> Result<HttpResponse, Problem> {
     let schema = engine.pipeline()?.release().config.schema();
-    let room = engine.blocking.clone();
-    let put = move || {
+    let put = move |engine: &Engine| {
         let known = engine.change(|store| {
             let entity = change(kind.read(store, &id));
             let entity = entity.map_err(|why| why.unwrap_or_else(|| kind.not_found(&id)))?;
@@ -330,7 +326,7 @@ async fn replace(
         });
         known.map(|()| engine.active().and_then(|pipeline| kind.read(pipeline.store(), &id)))
     };
-    Ok(HttpResponse::Ok().json(block(room, put).await??))
+    Ok(HttpResponse::Ok().json(engine.block(put).await??))
 }
 
 /// Changes `target` by a merge patch. Source: RFC 7396, "JSON Merge Patch".
@@ -357,14 +353,13 @@ pub(super) async fn delete(
     id: web::Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, id) = (Kind::of(&http), checked(id)?);
-    let room = engine.blocking.clone();
-    let delete = move || {
+    let delete = move |engine: &Engine| {
         engine.change(|store| match kind.read(store, &id) {
             Some(_) => Ok((vec![kind.delete(&id)], ())),
             None => Err(kind.not_found(&id)),
         })
     };
-    block(room, delete).await??;
+    engine.block(delete).await??;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -390,19 +385,20 @@ pub(super) async fn list(
 ) -> Result<HttpResponse, Problem> {
     let (kind, (n, start)) = (Kind::of(&http), page(&http)?);
     let pipeline = engine.pipeline()?;
-    let (page, next) = block(engine.blocking.clone(), move || {
-        engine.catch_up(Instant::now() + CATCH_UP);
-        pipeline.store().view(|view| {
-            let entities = kind.entities(view);
-            let (end, mut next, mut page) = (entities.len() as u32, start, Vec::new());
-            while page.len() < n && next < end {
-                page.extend(kind.describe(entities, next));
-                next += 1;
-            }
-            (page, (next < end).then(|| format!("{next:x}")))
+    let (page, next) = engine
+        .block(move |engine| {
+            engine.catch_up(Instant::now() + CATCH_UP);
+            pipeline.store().view(|view| {
+                let entities = kind.entities(view);
+                let (end, mut next, mut page) = (entities.len() as u32, start, Vec::new());
+                while page.len() < n && next < end {
+                    page.extend(kind.describe(entities, next));
+                    next += 1;
+                }
+                (page, (next < end).then(|| format!("{next:x}")))
+            })
         })
-    })
-    .await?;
+        .await?;
     Ok(HttpResponse::Ok().json(json!({ kind.many(): page, "next_page_token": next })))
 }
 
@@ -432,7 +428,7 @@ pub(super) async fn post(
     let (kind, is_ndjson) = (Kind::of(&http), body::is_ndjson(&http));
     let schema = engine.pipeline()?.release().config.schema();
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
-    let report = block(engine.blocking.clone(), move || {
+    let report = engine.block(move |engine| {
         let what = format!("an {0} or an array of {0}s", kind.one());
         let what = if kind == Kind::Users { what.replacen("an", "a", 1) } else { what };
         let sent = body::objects(&body, is_ndjson, &what)?;

@@ -9,7 +9,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::catalogue::{Kind, checked};
-use super::pool::block;
 use super::problem::Problem;
 use super::request::Request;
 use super::state::Engine;
@@ -87,8 +86,7 @@ pub(super) async fn delete(
     let id = checked(id)?;
     // It reads the whole log and all impressions: one at a time, so that threads are left for others.
     let _one_at_a_time = engine.rare.acquire().await;
-    let engine = engine.clone();
-    let receipt = block(engine.blocking.clone(), move || erase(&engine, &id)).await??;
+    let receipt = engine.block(move |engine| erase(engine, &id)).await??;
     Ok(HttpResponse::Ok().json(receipt))
 }
 

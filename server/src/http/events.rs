@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 
 use super::body::{self, JsonError, Moment, unknown};
 use super::ids::check_id;
-use super::pool::block;
 use super::problem::{Fault, Problem};
 use super::state::Engine;
 
@@ -80,8 +79,7 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
     let is_ndjson = body::is_ndjson(&http);
-    let report =
-        block(engine.blocking.clone(), move || take_in(&engine, &body, is_ndjson)).await??;
+    let report = engine.block(move |engine| take_in(engine, &body, is_ndjson)).await??;
     Ok(HttpResponse::Ok().json(report))
 }
 

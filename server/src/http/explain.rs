@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
 use actix_web::{HttpRequest, HttpResponse, web};
-use engine::pipeline::{Answer, Fate, ModelExplanation, Pipeline, Proposal, Refused, Scratch};
-use engine::release::ScenarioPlan;
+use engine::pipeline::{
+    Answer, Explainer, Fate, ModelExplanation, Pipeline, Proposal, Refused, Scratch,
+};
 use featurestore::{ItemId, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ use super::body::QueryParameters;
 use super::ids::{check_id, time_of};
 use super::impressions::{Impression, ShownItem};
 use super::observer::arrival;
-use super::pool::{Class, Wish, block};
+use super::pool::{Class, Wish};
 use super::problem::{Fault, Problem};
 use super::request::{Request, resolve};
 use super::state::Engine;
@@ -87,19 +88,12 @@ impl From<ModelExplanation> for ExplainedModel {
 }
 
 impl Explanation {
-    /// That of `item` in the answer that was made last with `scratch`.
-    pub(super) fn new(
-        pipeline: &Pipeline,
-        scenario: &ScenarioPlan,
-        item: ItemId,
-        scratch: &Scratch,
-    ) -> Self {
-        let sources = pipeline.proposals(scenario, item, scratch);
-        let ranked = pipeline.ranked(scenario, item, scratch);
+    pub(super) fn new(explainer: &Explainer, item: ItemId) -> Self {
+        let (sources, ranked) = (explainer.proposals(item), explainer.ranked(item));
         Self {
             sources: sources.into_iter().map(Into::into).collect(),
             rank: ranked.as_ref().map(|ranked| ranked.rank),
-            n_candidates: scratch.candidates.len(),
+            n_candidates: explainer.n_candidates(),
             score: ranked.as_ref().map(|ranked| ranked.score),
             models: ranked.into_iter().flat_map(|it| it.models).map(Into::into).collect(),
         }
@@ -123,12 +117,11 @@ pub(super) async fn get(
         Problem::unprocessable("invalid_request", vec![Fault::new("/item_id", message)])
     })?;
     let pipeline = engine.pipeline()?;
-    let shared = engine.clone();
     // It reads the impressions of a day: one at a time, so that threads are left for others.
     let one_at_a_time = engine.rare.acquire().await;
     let (name, keep) = (id.clone(), engine.config.server.keep_impressions);
-    let found = block(engine.blocking.clone(), move || {
-        time_of(&name).map_or(Ok(None), |time| shared.impressions.find(&name, time))
+    let found = engine.block(move |engine| {
+        time_of(&name).map_or(Ok(None), |time| engine.impressions.find(&name, time))
     });
     let found = found.await?.map_err(|e| Problem::internal(format!("impressions: {e}")))?;
     drop(one_at_a_time);
@@ -241,26 +234,23 @@ fn explain(
         query.deadline = None;
         let (named, _) = resolve(pipeline, question.origin.ids());
         let answer = question.ask(pipeline, &scenario, &named, &query, scratch);
+        if matches!(question.origin, Origin::Given(..)) {
+            // What the user has seen is ranked as everything else.
+            scenario.to_mut().hide_seen = None;
+        }
+        let explainer = pipeline.explainer(&scenario, scratch);
         explained.fate = match &question.origin {
-            Origin::Placement => {
-                in_words(&pipeline.fate(&scenario, &query, item, &answer, scratch))
-            }
+            Origin::Placement => in_words(&explainer.fate_in_placement(&query, &answer, item)),
             Origin::Similar(_) if named.contains(&item) => {
                 json!({ "stage": "filter", "reason": "named" })
             }
             Origin::Given(..) if !named.contains(&item) => {
                 json!({ "stage": "retrieve", "reason": "not_given" })
             }
-            origin => {
-                if matches!(origin, Origin::Given(..)) {
-                    // What the user has seen is ranked as everything else.
-                    scenario.to_mut().hide_seen = None;
-                }
-                in_words(&pipeline.fate_in_list(&scenario, &query, item, &answer, scratch))
-            }
+            _ => in_words(&explainer.fate(&query, &answer, item)),
         };
         explained.again = Some(Again {
-            explanation: Explanation::new(pipeline, &scenario, item, scratch),
+            explanation: Explanation::new(&explainer, item),
             is_as_shown: is_as_shown(pipeline, impression, &answer),
         });
     }

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 use super::body;
 use super::catalogue::checked;
 use super::ids::check_id;
-use super::pool::block;
 use super::problem::{Fault, Problem};
 use super::state::{CATCH_UP, Engine};
 
@@ -57,7 +56,7 @@ pub(super) async fn post(
             return Err(Problem::unprocessable("invalid_request", vec![fault]));
         }
     };
-    let merged = block(engine.blocking.clone(), move || merge(&engine, &from, into)).await??;
+    let merged = engine.block(move |engine| merge(engine, &from, into)).await??;
     Ok(HttpResponse::Ok().json(merged))
 }
 

@@ -275,12 +275,12 @@ pub(super) const MAX_BLOCKING: usize = 512;
 ///
 /// # Errors
 /// If there is none, or `work` panics.
-pub(super) async fn block<T: Send + 'static>(
+pub(super) async fn block_within<T: Send + 'static>(
     room: Arc<Semaphore>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     let permit = room.try_acquire_owned().map_err(|_| Refusal::Full)?;
-    // It is done when the work is, whether or not somebody still waits for it.
+    // The room is free again when the work is done, whether or not somebody still waits for it.
     let result = web::block(move || (work(), permit)).await;
     result.map(|(result, _)| result).map_err(|_| Refusal::Panicked.into())
 }
@@ -352,14 +352,15 @@ mod tests {
     async fn so_many_may_block_at_once_and_no_more() {
         let room = Arc::new(Semaphore::new(1));
         let (end, may_end) = channel::<()>();
-        let blocked = actix_web::rt::spawn(block(room.clone(), move || may_end.recv().is_ok()));
+        let blocked =
+            actix_web::rt::spawn(block_within(room.clone(), move || may_end.recv().is_ok()));
         actix_web::rt::task::yield_now().await;
-        let refused = block(room.clone(), || ()).await.unwrap_err();
+        let refused = block_within(room.clone(), || ()).await.unwrap_err();
         assert_eq!(actix_web::ResponseError::status_code(&refused), 429);
         end.send(()).unwrap();
         assert!(blocked.await.unwrap().unwrap());
-        assert!(block(room.clone(), || panic!("on purpose")).await.is_err());
-        assert!(block(room, || true).await.unwrap());
+        assert!(block_within(room.clone(), || panic!("on purpose")).await.is_err());
+        assert!(block_within(room, || true).await.unwrap());
     }
 
     #[test]

@@ -7,7 +7,6 @@ use engine::release::{DataSpan, Manifest, OpenReleaseError};
 use serde::Serialize;
 use serde_json::json;
 
-use super::pool::block;
 use super::problem::Problem;
 use super::state::Engine;
 use crate::causes::with_causes;
@@ -42,7 +41,7 @@ impl From<Result<Manifest, OpenReleaseError>> for Content {
 
 /// `GET /v1/releases`: those on the shelf, by name.
 pub(super) async fn list(engine: web::Data<Engine>) -> Result<HttpResponse, Problem> {
-    let listed = block(engine.blocking.clone(), move || engine.releases()).await?;
+    let listed = engine.block(|engine| engine.releases()).await?;
     let (active, releases) = listed.map_err(|error| Problem::internal(with_causes(&error)))?;
     let listed = |(id, manifest): (String, Result<_, _>)| Listed {
         active: id == active,
@@ -61,6 +60,6 @@ pub(super) async fn activate(
     let id = id.into_inner();
     let previous = engine.pipeline()?.release().manifest.id.clone();
     let activated = id.clone();
-    block(engine.blocking.clone(), move || engine.activate(&id)).await??;
+    engine.block(move |engine| engine.activate(&id)).await??;
     Ok(HttpResponse::Ok().json(json!({ "active": activated, "previous": previous })))
 }

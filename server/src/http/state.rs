@@ -33,7 +33,7 @@ use super::impressions::ImpressionLog;
 use super::keys::Limits;
 use super::metrics::Metrics;
 use super::pages::PageTokens;
-use super::pool::{MAX_BLOCKING, Pool};
+use super::pool::{MAX_BLOCKING, Pool, block_within};
 use super::problem::Problem;
 use super::served::Served;
 use crate::causes::with_causes;
@@ -100,7 +100,7 @@ pub(super) struct Engine {
     /// For requests that read much of what is on the disk.
     pub(super) rare: Semaphore,
     /// Room for requests that block.
-    pub(super) blocking: Arc<Semaphore>,
+    blocking: Arc<Semaphore>,
     /// Held while the catalogue is read, changed and written to the shared log.
     changing: Mutex<()>,
     syncer: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
@@ -180,6 +180,18 @@ impl Engine {
             lists: RwLock::default(),
             config: config.clone(),
         })
+    }
+
+    /// Runs `work`, which may block, on a thread that is not of the pool.
+    ///
+    /// # Errors
+    /// If [`MAX_BLOCKING`] are running, or `work` panics.
+    pub(super) async fn block<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let engine = self.clone();
+        block_within(self.blocking.clone(), move || work(&engine)).await
     }
 
     /// Opens the log and the active release, brings the state up to date, and warms up.
