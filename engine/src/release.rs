@@ -25,7 +25,7 @@ use crate::embedding_import::EmbeddingImport;
 use crate::seen::SeenRule;
 
 /// The format of the folder; one that this program does not know is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Largest manifest that is read, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
@@ -221,7 +221,7 @@ pub enum OpenReleaseError {
         reason: String,
     },
     /// The format is not known.
-    #[error("{} has format {found}, this program reads format {FORMAT}", path.display())]
+    #[error("{} has format {found}, this program reads format {FORMAT}: train anew", path.display())]
     Format {
         /// The folder.
         path: PathBuf,

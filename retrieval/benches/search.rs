@@ -75,7 +75,7 @@ fn search(c: &mut Criterion) {
     group.sample_size(20);
     for (n, ef) in [(10, 64), (100, 200), (1_000, 2_000)] {
         let flat = recall_against_exact(vectors, fixture.queries(), n, |query| {
-            index.search(query, n, ef, |_| true, &mut scratch)
+            index.search(vectors, query, n, ef, |_| true, &mut scratch)
         });
         let of_reference = recall_against_exact(vectors, fixture.queries(), n, |query| {
             fixture.reference_search(query, n, ef)
@@ -84,7 +84,7 @@ fn search(c: &mut Criterion) {
         let mut queries = fixture.queries().cycle();
         let mut next = || queries.next().expect("a cycle has no end");
         group.bench_function(BenchmarkId::new("flat", n), |b| {
-            b.iter(|| black_box(index.search(next(), n, ef, |_| true, &mut scratch)));
+            b.iter(|| black_box(index.search(vectors, next(), n, ef, |_| true, &mut scratch)));
         });
         group.bench_function(BenchmarkId::new("exact", n), |b| {
             b.iter(|| black_box(search_exact(vectors, next(), n, |_| true)));
@@ -113,7 +113,7 @@ fn passing(c: &mut Criterion) {
         let accept = |item: ItemId| set.contains(item);
         let share = format!("{:.3}", set.len() as f64 / N_ITEMS as f64);
         group.bench_function(BenchmarkId::new("graph", &share), |b| {
-            b.iter(|| black_box(index.search(next(), 250, 500, accept, &mut scratch)));
+            b.iter(|| black_box(index.search(vectors, next(), 250, 500, accept, &mut scratch)));
         });
         group.bench_function(BenchmarkId::new("scan of all", &share), |b| {
             b.iter(|| black_box(search_exact(vectors, next(), 250, accept)));
@@ -139,7 +139,9 @@ fn crossover(c: &mut Criterion) {
         let mut queries = queries.chunks_exact(DIM).cycle();
         let mut next = || queries.next().expect("a cycle has no end");
         group.bench_function(BenchmarkId::new("flat top 500", n_items), |b| {
-            b.iter(|| black_box(index.search(next(), 500, 1_000, |_| true, &mut scratch)));
+            b.iter(|| {
+                black_box(index.search(&vectors, next(), 500, 1_000, |_| true, &mut scratch))
+            });
         });
         group.bench_function(BenchmarkId::new("exact top 500", n_items), |b| {
             b.iter(|| black_box(search_exact(&vectors, next(), 500, |_| true)));

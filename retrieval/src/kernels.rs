@@ -21,6 +21,9 @@ pub(crate) trait Simd: Copy {
     fn mul_add(self, factor: Self, term: Self) -> Self;
     /// The sum of the lanes: of the two halves, then of their halves, and so on.
     fn sum(self) -> f32;
+    /// The inner product of integers, of rows whose length is a multiple of `LANES`; what is longer in one is left out. It must
+    /// fit into 32 bits.
+    fn dot_integers(a: &[i16], b: &[i8]) -> i32;
 }
 
 /// A loop to be compiled for each instruction set.
@@ -97,6 +100,13 @@ impl Simd for Portable {
     #[inline(always)]
     fn mul_add(self, factor: Self, term: Self) -> Self {
         Self(std::array::from_fn(|l| self.0[l].mul_add(factor.0[l], term.0[l])))
+    }
+
+    #[inline(always)]
+    fn dot_integers(a: &[i16], b: &[i8]) -> i32 {
+        let blocks = a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0);
+        let pairs = blocks.flat_map(|(a, b)| a.iter().zip(b));
+        pairs.fold(0, |sum, (a, b)| sum.wrapping_add(i32::from(*a) * i32::from(*b)))
     }
 
     #[inline(always)]
@@ -177,6 +187,12 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn dot_integers(a: &[i16], b: &[i8]) -> i32 {
+            // SAFETY: `run_avx512` alone names the type, and AVX-512F includes AVX2.
+            unsafe { dot_integers(a, b) }
+        }
+
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: the processor has AVX-512F, which includes AVX; see the type.
             unsafe {
@@ -245,9 +261,34 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn dot_integers(a: &[i16], b: &[i8]) -> i32 {
+            // SAFETY: `run_avx2` alone names the type.
+            unsafe { dot_integers(a, b) }
+        }
+
+        #[inline(always)]
         fn sum(self) -> f32 {
             // SAFETY: the processor has AVX2; see the type.
             unsafe { sum_of_eight(_mm256_add_ps(self.0, self.1)) }
+        }
+    }
+
+    /// # Safety
+    /// The processor must have AVX2.
+    #[inline(always)]
+    unsafe fn dot_integers(a: &[i16], b: &[i8]) -> i32 {
+        // SAFETY: the caller has made sure of AVX2. Of each block all 16 integers are read, aligned or not.
+        unsafe {
+            let mut sums = _mm256_setzero_si256();
+            for (a, b) in a.as_chunks::<LANES>().0.iter().zip(b.as_chunks::<LANES>().0) {
+                let a = _mm256_loadu_si256(a.as_ptr().cast());
+                let b = _mm256_cvtepi8_epi16(_mm_loadu_si128(b.as_ptr().cast()));
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+            }
+            let high = _mm256_extracti128_si256::<1>(sums);
+            let four = _mm_add_epi32(_mm256_castsi256_si128(sums), high);
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b_00_00_11_10>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<0b_00_00_00_01>(two)))
         }
     }
 
@@ -362,6 +403,9 @@ impl Kernel for SquaredDistance<'_> {
         even.add(odd).sum()
     }
 }
+
+/// Of rows that lie apart, those whose loading is under way while one is looked at.
+pub(crate) const ROWS_AHEAD: usize = 8;
 
 /// Starts loading the cache lines of `row`, which will be needed soon.
 #[inline(always)]

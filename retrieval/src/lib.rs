@@ -10,6 +10,7 @@ pub mod field_vectors;
 pub mod ials;
 pub mod vectors;
 
+mod codes;
 pub mod exact;
 pub mod hnsw;
 mod kernels;

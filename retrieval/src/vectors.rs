@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use featurestore::ItemId;
 
-use crate::kernels::{Dot, dispatch};
+use crate::kernels::{Dot, ROWS_AHEAD, dispatch, prefetch};
 use crate::mapped::{Array, Mapped, OpenError, write_sections};
 
 const KIND: &[u8; 8] = b"vectors ";
@@ -106,6 +106,21 @@ impl Vectors {
     /// The vector of `item`; `None` if it has none, or is newer than the vectors.
     pub fn get(&self, item: ItemId) -> Option<&[f32]> {
         (item.index() < self.n_items).then(|| self.row(item)).filter(|row| has_direction(row))
+    }
+
+    /// Calls `look` with the position and the vector of each of `items`, in their order; `None` for those that [`get`](Self::get)
+    /// has none of. Cost: rows that are not in the cache are loaded while others are looked at.
+    pub fn look_at<'a>(&'a self, items: &[ItemId], mut look: impl FnMut(usize, Option<&'a [f32]>)) {
+        let rows = self.as_slice();
+        let row = |item: ItemId| {
+            (item.index() < self.n_items).then(|| &rows[item.index() * self.dim..][..self.dim])
+        };
+        for (i, &item) in items.iter().enumerate() {
+            if let Some(ahead) = items.get(i + ROWS_AHEAD).and_then(|item| row(*item)) {
+                prefetch(ahead);
+            }
+            look(i, row(item).filter(|row| has_direction(row)));
+        }
     }
 
     /// All rows with their items.

@@ -54,7 +54,7 @@ fn recall(index: &HnswIndex, vectors: &Vectors, queries: &[f32], n: usize, ef: u
     let mut scratch = SearchScratch::default();
     let queries = queries.chunks_exact(vectors.dim());
     recall_against_exact(vectors, queries, n, |query| {
-        index.search(query, n, ef, |_| true, &mut scratch)
+        index.search(vectors, query, n, ef, |_| true, &mut scratch)
     })
 }
 
@@ -194,13 +194,13 @@ fn a_damaged_file_is_refused_or_searched_without_harm() {
             bytes.truncate(random.random_range(0..bytes.len()));
         }
         std::fs::write(&path, bytes).unwrap();
-        match HnswIndex::open(&path) {
+        match VectorIndex::open(&path, &vectors) {
             Err(_) => n_refused += 1,
             Ok(index) => {
                 let found = index.search(
+                    &vectors,
                     vectors.row(ItemId(0)),
                     50,
-                    60,
                     |_| true,
                     &mut SearchScratch::default(),
                 );
@@ -219,7 +219,8 @@ fn items_without_a_vector_are_never_found() {
     let vectors = Vectors::new(rows, DIM).unwrap();
     let index = HnswIndex::build(&vectors, &CONFIG).unwrap();
     assert_eq!(index.n_nodes(), 900);
-    let found = index.search(&[-1.0; DIM], 2_000, 10, |_| true, &mut SearchScratch::default());
+    let found =
+        index.search(&vectors, &[-1.0; DIM], 2_000, 10, |_| true, &mut SearchScratch::default());
     assert!(found.iter().all(|scored| !(100..200).contains(&scored.item.0)));
 }
 
@@ -228,11 +229,12 @@ fn a_search_that_makes_no_sense_finds_nothing() {
     let vectors = unit_vectors(100, 13);
     let index = HnswIndex::build(&vectors, &CONFIG).unwrap();
     let mut scratch = SearchScratch::default();
-    assert!(index.search(&[f32::NAN; DIM], 10, 20, |_| true, &mut scratch).is_empty());
-    assert!(index.search(&[1.0; DIM], 0, 20, |_| true, &mut scratch).is_empty());
-    assert!(index.search(&[1.0; DIM], 10, 20, |_| false, &mut scratch).is_empty());
-    let empty = HnswIndex::build(&Vectors::new(vec![], DIM).unwrap(), &CONFIG).unwrap();
-    assert!(empty.search(&[1.0; DIM], 10, 20, |_| true, &mut scratch).is_empty());
+    assert!(index.search(&vectors, &[f32::NAN; DIM], 10, 20, |_| true, &mut scratch).is_empty());
+    assert!(index.search(&vectors, &[1.0; DIM], 0, 20, |_| true, &mut scratch).is_empty());
+    assert!(index.search(&vectors, &[1.0; DIM], 10, 20, |_| false, &mut scratch).is_empty());
+    let none = Vectors::new(vec![], DIM).unwrap();
+    let empty = HnswIndex::build(&none, &CONFIG).unwrap();
+    assert!(empty.search(&none, &[1.0; DIM], 10, 20, |_| true, &mut scratch).is_empty());
 }
 
 #[test]
@@ -256,7 +258,7 @@ proptest! {
         let index = HnswIndex::build(&vectors, &CONFIG).unwrap();
         let query = &gaussian_rows(1, seed + 1)[..];
         let accept = |item: ItemId| !item.0.is_multiple_of(3);
-        let found = index.search(query, n, n_items, accept, &mut SearchScratch::default());
+        let found = index.search(&vectors, query, n, n_items, accept, &mut SearchScratch::default());
         prop_assert_eq!(found, search_exact(&vectors, query, n, accept));
     }
 
@@ -264,7 +266,7 @@ proptest! {
     fn no_item_is_found_twice(seed in 0u64..1_000, ef in 1usize..300) {
         let vectors = unit_vectors(200, seed);
         let index = HnswIndex::build(&vectors, &CONFIG).unwrap();
-        let found = index.search(&[1.0; DIM], 50, ef, |_| true, &mut SearchScratch::default());
+        let found = index.search(&vectors, &[1.0; DIM], 50, ef, |_| true, &mut SearchScratch::default());
         let distinct: HashSet<ItemId> = found.iter().map(|scored| scored.item).collect();
         prop_assert_eq!((distinct.len(), found.len()), (50, 50));
     }
@@ -278,7 +280,7 @@ fn a_search_whose_time_is_over_ends_with_what_it_has_found() {
     let found = |until: Option<Instant>| {
         let mut scratch = SearchScratch::default();
         scratch.until = until;
-        let found = index.search(query, 100, 2_000, |_| true, &mut scratch);
+        let found = index.search(&vectors, query, 100, 2_000, |_| true, &mut scratch);
         (found, scratch.is_cut)
     };
     let all = found(None).0;

@@ -1,9 +1,9 @@
 //! The features that do not come from events and fields: those of retrieval and of the request.
 
+use featurestore::Timestamp;
 use featurestore::schema::{Aggregate, FeatureKind, RequestConstant, SimilarityBy, TimePart};
 use featurestore::store::UserView;
 use featurestore::time::DAY_MS;
-use featurestore::{ItemId, Timestamp};
 use retrieval::merge::Candidates;
 use retrieval::sources::SourceScratch;
 use retrieval::vectors::{Direction, dot};
@@ -59,20 +59,15 @@ impl RequestFeatures<'_> {
     }
 
     fn similarity(&self, by: SimilarityBy, aggregate: Aggregate, out: &mut [f32]) {
-        let items = self.candidates.items.iter().zip(out);
         let scratch = match by {
             SimilarityBy::CoVisitation => &self.sources.co_visitation,
             SimilarityBy::Cosine => &self.sources.cosine,
-            SimilarityBy::Embedding => {
-                let latest = self.latest_directions(aggregate);
-                return items
-                    .for_each(|(item, out)| *out = self.embedding(*item, aggregate, &latest));
-            }
+            SimilarityBy::Embedding => return self.embedding(aggregate, out),
         };
         if self.sources.history.latest.is_empty() {
             return;
         }
-        for (item, out) in items {
+        for (item, out) in self.candidates.items.iter().zip(out) {
             *out = match aggregate {
                 Aggregate::Sum => scratch.sum(*item),
                 Aggregate::Max => scratch.max(*item),
@@ -92,18 +87,21 @@ impl RequestFeatures<'_> {
         latest.map(|(item, _)| Direction::new(self.release.models.vectors().row(*item))).collect()
     }
 
-    fn embedding(&self, item: ItemId, aggregate: Aggregate, latest: &[Direction<'_>]) -> f32 {
+    fn embedding(&self, aggregate: Aggregate, out: &mut [f32]) {
+        let (user, latest) = (&self.sources.user_vector, self.latest_directions(aggregate));
         // The vectors of later items propose them; the ranker was trained without, and would take them for those of items
         // that it knows.
-        let Some(vector) = self.release.models.vectors().get(item) else { return f32::NAN };
-        match aggregate {
-            Aggregate::Sum if self.sources.user_vector.is_empty() => f32::NAN,
-            Aggregate::Sum => dot(&self.sources.user_vector, vector),
-            Aggregate::Last | Aggregate::Max => {
-                let this = Direction::new(vector);
-                latest.iter().map(|other| other.cosine(&this)).fold(f32::NAN, f32::max)
-            }
-        }
+        self.release.models.vectors().look_at(&self.candidates.items, |i, vector| {
+            let of = |vector: &[f32]| match aggregate {
+                Aggregate::Sum if user.is_empty() => f32::NAN,
+                Aggregate::Sum => dot(user, vector),
+                Aggregate::Last | Aggregate::Max => {
+                    let this = Direction::new(vector);
+                    latest.iter().map(|other| other.cosine(&this)).fold(f32::NAN, f32::max)
+                }
+            };
+            out[i] = vector.map_or(f32::NAN, of);
+        });
     }
 }
 

@@ -9,6 +9,7 @@ use rayon::ThreadPoolBuilder;
 
 use super::layer::Layer;
 use super::{HnswIndex, MAX_LAYERS, Shape};
+use crate::codes::Codes;
 use crate::kernels::{LANES, SquaredDistance, dispatch};
 use crate::mapped::Array;
 use crate::vectors::{Vectors, has_direction};
@@ -146,7 +147,7 @@ fn extract(
     HnswIndex {
         base: Array::owned(layers.next().unwrap_or_default()),
         upper: Array::owned(layers.flatten().collect()),
-        vectors: Array::owned(padded_rows(vectors, &node_items, shape.stride())),
+        codes: Codes::new(node_items.iter().map(|item| vectors.row(*item)), shape.stride()),
         items: Array::owned(node_items.iter().map(|item| item.0).collect()),
         shape,
     }
@@ -184,14 +185,4 @@ fn points_by_falling_level(graph: &Graph, n_points: usize) -> Vec<Point> {
         levels.flat_map(|level| points.get_layer_iterator(level)).collect();
     points.sort_by_key(|point| (Reverse(point.get_point_id().0), point.get_origin_id()));
     points
-}
-
-/// The vectors of `items`, each filled up to `stride` with zeros.
-fn padded_rows(vectors: &Vectors, items: &[ItemId], stride: usize) -> Vec<f32> {
-    let mut rows = Vec::with_capacity(items.len() * stride);
-    for &item in items {
-        rows.extend_from_slice(vectors.row(item));
-        rows.resize(rows.len().next_multiple_of(stride), 0.0);
-    }
-    rows
 }
