@@ -207,9 +207,9 @@ impl RedisStore {
 
     /// Records of items or field values, in the order of `wanted`; `None` for those that could not be had.
     fn records(&self, wanted: &[Wanted], until: Instant) -> (Vec<Option<Arc<Known>>>, Freshness) {
-        let doubts = self.near.doubts();
+        let (doubts, now) = (self.near.doubts(), Instant::now());
         let mut found: Vec<Option<Arc<Known>>> =
-            wanted.iter().map(|key| self.near.fresh(key, &doubts)).collect();
+            wanted.iter().map(|key| self.near.fresh(key, &doubts, now)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
         self.counts.hits.fetch_add((wanted.len() - missing.len()) as u64, Ordering::Relaxed);
         self.counts.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
@@ -232,12 +232,13 @@ impl RedisStore {
         let mut freshness = Freshness::Fresh;
         for i in missing {
             let fetched = mine.get(&wanted[i]).cloned().flatten();
-            found[i] = fetched.or_else(|| self.near.fresh(&wanted[i], &doubts)).or_else(|| {
-                let old = self.near.any(&wanted[i]);
-                let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
-                freshness = freshness.max(is);
-                old
-            });
+            found[i] =
+                fetched.or_else(|| self.near.fresh(&wanted[i], &doubts, now)).or_else(|| {
+                    let old = self.near.any(&wanted[i]);
+                    let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
+                    freshness = freshness.max(is);
+                    old
+                });
         }
         (found, freshness)
     }
@@ -374,22 +375,24 @@ impl FeatureStore for RedisStore {
     ) -> Freshness {
         let until = until.unwrap_or_else(|| Instant::now() + PATIENT);
         let mut wanted: Vec<Wanted> = items.iter().map(|item| Wanted::Item(*item)).collect();
-        // The values of each field, and for each item which of them it has.
-        let mut codes: Vec<Vec<Vec<usize>>> = Vec::with_capacity(self.plan.fields.len());
+        // Positions of the values of each field, those of one item after those of another, and for each item how many it has.
+        let mut codes: Vec<(Vec<usize>, Vec<usize>)> = Vec::with_capacity(self.plan.fields.len());
         self.catalogue.view(|view| {
             for (i, (field, _)) in self.plan.fields.iter().enumerate() {
                 let column = view.items().column(*field);
                 let mut positions = rustc_hash::FxHashMap::default();
-                let of_item = |item: &ItemId| {
-                    let position = |code: u32| {
+                let (mut of_items, mut counts) = (Vec::new(), Vec::with_capacity(items.len()));
+                for item in items {
+                    let before = of_items.len();
+                    of_items.extend(column.codes(item.0).map(|code| {
                         *positions.entry(code).or_insert_with(|| {
                             wanted.push(Wanted::Field(i as u8, code));
                             wanted.len() - 1
                         })
-                    };
-                    column.codes(item.0).map(position).collect()
-                };
-                codes.push(items.iter().map(of_item).collect());
+                    }));
+                    counts.push(of_items.len() - before);
+                }
+                codes.push((of_items, counts));
             }
             read_fields(view.items(), items, &self.plan, rows);
         });
@@ -403,11 +406,13 @@ impl FeatureStore for RedisStore {
             }
         }
         rows.fields.resize_with(self.plan.fields.len(), Default::default);
-        for ((rows, (_, layout)), codes) in
+        for ((rows, (_, layout)), (codes, counts)) in
             rows.fields.iter_mut().zip(&self.plan.fields).zip(&codes)
         {
-            let out = rows.reset(layout);
-            for of_item in codes {
+            let (out, mut codes) = (rows.reset(layout), codes.as_slice());
+            for n in counts {
+                let of_item;
+                (of_item, codes) = codes.split_at(*n);
                 let of_code = |i: &usize| records[*i].as_deref().map(|known| &known.record[..]);
                 push_merged(layout, of_item.iter().map(of_code), out);
             }

@@ -95,11 +95,11 @@ impl NearCache {
         (0..N_HASHES).for_each(|hash| self.doubt(hash));
     }
 
-    /// The record of `key`, if it was read when there had been so many doubts or later, and is not stale.
-    pub(super) fn fresh(&self, key: &Wanted, doubts: &Doubts) -> Option<Arc<Known>> {
+    /// The record of `key`, if it was read when there had been so many doubts or later, and is not stale at `now`.
+    pub(super) fn fresh(&self, key: &Wanted, doubts: &Doubts, now: Instant) -> Option<Arc<Known>> {
         let entry = self.records.get(key)?;
         let is_sure = entry.known.doubts >= doubts[key.hash_number()];
-        (is_sure && Instant::now() < entry.fresh_until).then_some(entry.known)
+        (is_sure && now < entry.fresh_until).then_some(entry.known)
     }
 
     /// The record of `key`, however old.
@@ -150,8 +150,9 @@ impl NearCache {
         let mut left = keys.to_vec();
         while !left.is_empty() {
             left = self.fetch_free(&left, until, &mut fetch);
-            left.retain(|key| self.fresh(key, doubts).is_none());
-            if Instant::now() >= until {
+            let now = Instant::now();
+            left.retain(|key| self.fresh(key, doubts, now).is_none());
+            if now >= until {
                 return;
             }
         }
@@ -217,7 +218,7 @@ mod tests {
         let (cache, key) = (NearCache::new(1 << 20), Wanted::Item(ItemId(3)));
         for (stamp, expected) in [(5, 5), (4, 5), (6, 6)] {
             cache.insert(key, known(stamp, 0));
-            assert_eq!(cache.fresh(&key, &cache.doubts()).unwrap().stamp, expected);
+            assert_eq!(cache.fresh(&key, &cache.doubts(), Instant::now()).unwrap().stamp, expected);
         }
         cache.clear();
         assert!(cache.any(&key).is_none());
@@ -227,7 +228,7 @@ mod tests {
     fn a_record_is_in_doubt_when_its_hash_was_changed_after_it_was_read() {
         let cache = NearCache::new(1 << 20);
         let (doubted, other) = (Wanted::Item(ItemId(3)), Wanted::Item(ItemId(4)));
-        let is_fresh = |key: &Wanted| cache.fresh(key, &cache.doubts()).is_some();
+        let is_fresh = |key: &Wanted| cache.fresh(key, &cache.doubts(), Instant::now()).is_some();
         cache.insert(other, known(1, 0));
         cache.doubt(doubted.hash_number());
         // It was read before it was changed, and has come only now.
