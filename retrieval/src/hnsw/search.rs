@@ -307,8 +307,8 @@ mod tests {
         for n_nodes in [2, 65, 200, 3] {
             visited.start(n_nodes);
             let last = n_nodes as u32 - 1;
-            assert!(visited.visit(last) && visited.visit(1));
-            assert!(!visited.visit(last) && !visited.visit(1));
+            assert!(visited.visit(last) && visited.visit(0));
+            assert!(!visited.visit(last) && !visited.visit(0));
         }
     }
 }
