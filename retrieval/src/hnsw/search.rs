@@ -38,8 +38,8 @@ impl HnswIndex {
     /// fewer if there are not so many. `vectors` are those that the index was built from.
     ///
     /// `ef` is the breadth of the search, at least `n`: more finds more of them, and takes longer.
-    /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products, most of them waiting for
-    /// memory; if `accept` lets a share `p` pass, about `1 / p` times that, and never more than for the whole graph.
+    /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products of codes and `ef` of
+    /// vectors, most of them waiting for memory; if `accept` lets a share `p` pass, about `1 / p` times that, and never more than for the whole graph.
     pub fn search(
         &self,
         vectors: &Vectors,
