@@ -39,7 +39,8 @@ impl HnswIndex {
     ///
     /// `ef` is the breadth of the search, at least `n`: more finds more of them, and takes longer.
     /// Empty if `query` has a value that is not finite. Cost: about `2 m ef` inner products of codes and `ef` of
-    /// vectors, most of them waiting for memory; if `accept` lets a share `p` pass, about `1 / p` times that, and never more than for the whole graph.
+    /// vectors, most of them waiting for memory; if `accept` lets a share `p` pass, about `1 / p` times that, and never more than
+    /// for the whole graph.
     pub fn search(
         &self,
         vectors: &Vectors,
