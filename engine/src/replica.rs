@@ -460,7 +460,8 @@ impl Replica {
             if state.followed() == before {
                 return Err(ReplicaError::Behind { log: log_folder(&self.data_dir) });
             }
-            features.apply_until(&noted, state.followed())?;
+            features.apply(&noted)?;
+            features.raise_applied(state.followed())?;
         }
         Ok(())
     }

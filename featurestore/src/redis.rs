@@ -208,8 +208,7 @@ impl RedisStore {
     /// Records of items or field values, in the order of `wanted`; `None` for those that could not be had.
     fn records(&self, wanted: &[Wanted], until: Instant) -> (Vec<Option<Arc<Known>>>, Freshness) {
         let (doubts, now) = (self.near.doubts(), Instant::now());
-        let mut found: Vec<Option<Arc<Known>>> =
-            wanted.iter().map(|key| self.near.fresh(key, &doubts, now)).collect();
+        let mut found = self.near.fresh(wanted, &doubts, now);
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
         self.counts.hits.fetch_add((wanted.len() - missing.len()) as u64, Ordering::Relaxed);
         self.counts.misses.fetch_add(missing.len() as u64, Ordering::Relaxed);
@@ -218,33 +217,38 @@ impl RedisStore {
         }
         let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
         // The cache may be too small to keep what was fetched until it is looked at.
-        let mut mine: FxHashMap<Wanted, Option<Arc<Known>>> = FxHashMap::default();
+        let mut mine: FxHashMap<Wanted, Arc<Known>> = FxHashMap::default();
         self.near.fetch_once(&keys, &doubts, until, |keys| {
             let fetched = self.fetch_records(keys, until);
-            for (key, known) in keys.iter().zip(fetched) {
-                let known = known.ok().map(Arc::new);
-                if let Some(known) = &known {
-                    self.near.insert(*key, known.clone());
-                }
-                mine.insert(*key, known);
-            }
+            let known = keys.iter().zip(fetched);
+            let known = known.filter_map(|(key, known)| Some((*key, Arc::new(known.ok()?))));
+            let known: Vec<(Wanted, Arc<Known>)> = known.collect();
+            self.near.insert(known.iter().cloned());
+            mine.extend(known);
         });
         let mut freshness = Freshness::Fresh;
-        for i in missing {
-            let fetched = mine.get(&wanted[i]).cloned().flatten();
-            found[i] =
-                fetched.or_else(|| self.near.fresh(&wanted[i], &doubts, now)).or_else(|| {
-                    let old = self.near.any(&wanted[i]);
-                    let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
-                    freshness = freshness.max(is);
-                    old
-                });
+        let brought = self.near.fresh(&keys, &doubts, now);
+        for (i, brought) in missing.into_iter().zip(brought) {
+            let fetched = mine.get(&wanted[i]).cloned();
+            found[i] = fetched.or(brought).or_else(|| {
+                let old = self.near.any(&wanted[i]);
+                let is = if old.is_some() { Freshness::Stale } else { Freshness::Default };
+                freshness = freshness.max(is);
+                old
+            });
         }
         (found, freshness)
     }
 
     /// Reads records from Redis: one command for each shard. Failures are counted.
     fn fetch_records(&self, wanted: &[Wanted], until: Instant) -> Vec<Result<Known, RedisError>> {
+        let reads = self.reads(wanted);
+        let results = self.nodes.run(&reads.commands, until);
+        self.records_read(wanted, reads, results, until)
+    }
+
+    /// What reads `wanted` from Redis.
+    fn reads(&self, wanted: &[Wanted]) -> Reads {
         // In this order: another generation casts doubt on what is read of this one.
         let doubts = self.near.doubts();
         let keys = self.keys();
@@ -264,8 +268,19 @@ impl RedisStore {
             });
             Command::new(shard, &cmd)
         };
-        let commands: Vec<Command> = shards.iter().map(command).collect();
-        let results = self.nodes.run(&commands, until);
+        let commands = shards.iter().map(command).collect();
+        Reads { doubts, keys, shards, commands }
+    }
+
+    /// What `results` of `reads` say of `wanted`. Failures are counted.
+    fn records_read(
+        &self,
+        wanted: &[Wanted],
+        reads: Reads,
+        results: Vec<Result<Value, RedisError>>,
+        until: Instant,
+    ) -> Vec<Result<Known, RedisError>> {
+        let Reads { doubts, keys, shards, .. } = reads;
         // That there are no values does not say that nothing is known.
         let is_empty = |result: &Result<Value, RedisError>| match result {
             Ok(Value::Array(values)) => values.iter().all(|value| *value == Value::Nil),
@@ -324,6 +339,17 @@ impl RedisStore {
         let (stamp, record) = unpack_record(bytes, layout.width(), &what)?;
         Ok(Known { stamp, record, doubts })
     }
+}
+
+/// How records are read from Redis.
+struct Reads {
+    /// Of before.
+    doubts: Doubts,
+    keys: Keys,
+    /// Each with the positions of its records.
+    shards: Vec<(String, Vec<usize>)>,
+    /// One for each shard.
+    commands: Vec<Command>,
 }
 
 /// A record that is wanted: that of an item, or of the value of a field.

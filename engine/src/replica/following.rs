@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use featurestore::redis::{Change, Follower, RedisError, RedisStore, Stamp};
+use featurestore::redis::{Change, Follower, RedisError, RedisStore};
 
 use super::{Listeners, Live, POLL, REST, ReleaseListener, Replica, ReplicaError, lock, take_in};
 use crate::state::{State, log_folder};
@@ -86,7 +86,7 @@ impl Replica {
                 self.features()
             };
             let Some(last) = last else { continue };
-            self.fold(&features, &noted, last)?;
+            let is_folded = self.fold(&features, &noted)?;
             let mut reached = lock(&self.reached);
             reached.stamp = last;
             while reached.outcomes.len() > MAX_OUTCOMES {
@@ -95,31 +95,30 @@ impl Replica {
             drop(reached);
             self.has_moved.notify_all();
             deleted.into_iter().for_each(on_deleted);
+            // Nobody who appended waits for this.
+            if is_folded {
+                features.raise_applied(last)?;
+            }
         }
         Ok(())
     }
 
-    /// Folds `noted`, which are in the state up to `last`, into `features`. Whatever happens meanwhile, they must come there:
-    /// so it fails only if the server ends.
-    fn fold(
-        &self,
-        features: &Arc<RedisStore>,
-        noted: &[Change],
-        last: Stamp,
-    ) -> Result<(), ReplicaError> {
+    /// Folds `noted`, which are in the state, into `features`, unless others were put into service: then `false`. Whatever
+    /// happens meanwhile, they must come there: so it fails only if the server ends.
+    fn fold(&self, features: &Arc<RedisStore>, noted: &[Change]) -> Result<bool, ReplicaError> {
         let mut last_error = String::new();
         while !self.is_stopped() {
             // Another release was put into service, with features that know all that is in the state.
             if !Arc::ptr_eq(&self.features(), features) {
-                return Ok(());
+                return Ok(false);
             }
             // Nothing is folded over a gap. What closes it brings `noted` along.
             let result = match self.is_behind() {
                 true => self.renew_generation(),
-                false => features.apply_until(noted, last).map_err(ReplicaError::from),
+                false => features.apply(noted).map_err(ReplicaError::from),
             };
             match result {
-                Ok(()) if !self.is_behind() => return Ok(()),
+                Ok(()) if !self.is_behind() => return Ok(true),
                 Ok(()) => {}
                 Err(error) => {
                     let words = error.to_string();
@@ -183,7 +182,8 @@ impl Replica {
             let (known, applied) = (live.state.followed(), features.applied()?);
             let missing = lock(&self.reached).latest.behind(applied);
             if let Some(missing) = missing.as_ref().filter(|_| applied < known) {
-                features.apply_until(missing, known)?;
+                features.apply(missing)?;
+                features.raise_applied(known)?;
             }
             missing.is_some()
         };

@@ -201,22 +201,13 @@ impl UserValue {
 
 impl RedisStore {
     /// Folds `changes`, which are in the order of the shared log, into every value that does not know them yet. When this
-    /// returns they are in all of them.
+    /// returns they are in all of them; that they are is said by [`raise_applied`](Self::raise_applied).
     ///
     /// # Errors
     /// If Redis does not answer; some values know the changes then, and the call may be repeated.
     pub fn apply(&self, changes: &[Change]) -> Result<(), RedisError> {
-        let Some(last) = changes.last().map(Change::stamp) else { return Ok(()) };
-        self.apply_until(changes, last)
-    }
-
-    /// As [`apply`](Self::apply); `last` is the last entry of the shared log of which all changes are among them.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn apply_until(&self, changes: &[Change], last: Stamp) -> Result<(), RedisError> {
         if changes.is_empty() {
-            return self.raise_applied(last);
+            return Ok(());
         }
         for _ in 0..MAX_TRIES {
             let doubts = self.near.doubts();
@@ -227,7 +218,7 @@ impl RedisStore {
                 self.keep_near(working, &doubts);
                 let forgotten = changes.iter().filter(|change| !matches!(change, Change::Event(_)));
                 forgotten.flat_map(Change::users).for_each(|user| self.near.forget_user(user));
-                return self.raise_applied(last);
+                return Ok(());
             }
         }
         Err(RedisError::Refused(format!(
@@ -259,17 +250,24 @@ impl RedisStore {
             let name = |user: &UserId| view.users().names().name(user.0).unwrap_or_default().into();
             users.iter().map(name).collect()
         });
-        let commands = names.iter().map(|name| {
-            let (tail, base) = keys.user(name);
-            Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base))
-        });
-        let results = self.nodes.run(&commands.collect::<Vec<_>>(), until_of(names.len()));
+        let mut commands: Vec<Command> = names
+            .iter()
+            .map(|name| {
+                let (tail, base) = keys.user(name);
+                Command::new(&tail, ::redis::cmd("MGET").arg(&tail).arg(&base))
+            })
+            .collect();
+        let mut reads = self.reads(&records);
+        commands.append(&mut reads.commands);
+        let until = until_of(names.len() + records.len());
+        let mut results = self.nodes.run(&commands, until);
+        let of_records = results.split_off(names.len());
         for ((user, name), result) in users.iter().zip(&names).zip(results) {
             let (stamp, state, tail) = self.unpack_user(*user, &keys.user(name).0, result?)?;
             let value = UserValue { state, tail, is_folded: false };
             working.users.insert(*user, Folding::new(stamp, value));
         }
-        let fetched = self.fetch_records(&records, until_of(records.len()));
+        let fetched = self.records_read(&records, reads, of_records, until);
         for (key, known) in records.iter().zip(fetched) {
             let Known { stamp, record, .. } = known?;
             working.records.insert(*key, Folding::new(stamp, record));
@@ -326,7 +324,12 @@ impl RedisStore {
         Ok(all)
     }
 
-    fn raise_applied(&self, stamp: Stamp) -> Result<(), RedisError> {
+    /// Says in Redis that the values know every event up to `stamp`: a server that starts, or comes back to Redis, folds what
+    /// is behind it.
+    ///
+    /// # Errors
+    /// If Redis does not answer.
+    pub fn raise_applied(&self, stamp: Stamp) -> Result<(), RedisError> {
         let key = self.keys().applied();
         let mut cmd = ::redis::cmd("EVAL");
         cmd.arg(RAISE).arg(1).arg(&key).arg(stamp);
@@ -336,11 +339,11 @@ impl RedisStore {
 
     /// What was written is what the next request reads.
     fn keep_near(&self, working: Working, doubts: &Doubts) {
-        for (key, record) in working.records {
+        self.near.insert(working.records.into_iter().map(|(key, record)| {
             let stamp = record.folded.unwrap_or(record.read);
             let doubts = doubts[key.hash_number()];
-            self.near.insert(key, Arc::new(Known { stamp, record: record.value, doubts }));
-        }
+            (key, Arc::new(Known { stamp, record: record.value, doubts }))
+        }));
     }
 
     /// The stamp up to which the values know every event.

@@ -4,14 +4,19 @@
 //! hash was changed otherwise, the records that were read from it before are in doubt. A record also goes stale by itself,
 //! after a while that differs from record to record. Those that are in doubt or stale are read anew, and used only if Redis
 //! does not answer.
+//!
+//! Requests look up a thousand records each. So these are in a plain table, which one lock opens for all of them, and moka
+//! only says which have to go: it learns of a record when it is read anew, which happens once a minute to whatever is in use.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use moka::notification::RemovalCause;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use rustc_hash::{FxBuildHasher, FxHashSet};
+use rustc_hash::{FxBuildHasher, FxHashMap, FxHashSet};
 
 use super::Wanted;
 use super::keys::N_HASHES;
@@ -22,14 +27,14 @@ use crate::store::UserState;
 /// After this, give or take a fifth, a record is read anew.
 const FRESH_FOR: Duration = Duration::from_secs(60);
 
-/// After this a record that nobody asked for is forgotten.
+/// After this what is known of a user that nobody asked for is forgotten.
 const IDLE_FOR: Duration = Duration::from_secs(3_600);
 
 /// Part of the cache that is for users, who are asked for only if Redis does not answer.
 const FOR_USERS: u64 = 4;
 
 /// Bytes that an entry takes besides its numbers, about.
-const ENTRY_BYTES: usize = 160;
+const ENTRY_BYTES: usize = 256;
 
 /// A record as Redis had it.
 #[derive(Clone, Debug)]
@@ -43,16 +48,20 @@ pub(super) struct Known {
 /// For each hash how often it was doubted.
 pub(super) type Doubts = [u64; N_HASHES];
 
-#[derive(Clone)]
 struct Entry {
     known: Arc<Known>,
     fresh_until: Instant,
 }
 
+type Table = FxHashMap<Wanted, Entry>;
+
 pub(super) struct NearCache {
     /// For each hash, how often what was read from it came into doubt.
     doubts: [AtomicU64; N_HASHES],
-    records: Cache<Wanted, Entry, FxBuildHasher>,
+    table: Arc<RwLock<Table>>,
+    /// The bytes of the records in the table: those that are in it longest have to go first. It is never called while the
+    /// table is locked, since it may lock the table itself.
+    sizes: Cache<Wanted, u32, FxBuildHasher>,
     users: Cache<UserId, Arc<UserState>, FxBuildHasher>,
     in_flight: Mutex<FxHashSet<Wanted>>,
     landed: Condvar,
@@ -62,17 +71,27 @@ impl NearCache {
     /// Keeps at most `max_bytes`.
     pub(super) fn new(max_bytes: u64) -> Self {
         let of_users = max_bytes / FOR_USERS;
-        let weight = |n: usize| u32::try_from(n + ENTRY_BYTES).unwrap_or(u32::MAX);
+        let table: Arc<RwLock<Table>> = Arc::default();
+        let has_gone = {
+            let table = table.clone();
+            move |key: Arc<Wanted>, _: u32, cause: RemovalCause| {
+                if cause != RemovalCause::Replaced {
+                    write(&table).remove(&*key);
+                }
+            }
+        };
         Self {
             doubts: [const { AtomicU64::new(0) }; N_HASHES],
-            records: Cache::builder()
+            table,
+            sizes: Cache::builder()
                 .max_capacity(max_bytes - of_users)
-                .weigher(move |_: &Wanted, entry: &Entry| weight(entry.known.record.len() * 8))
-                .time_to_idle(IDLE_FOR)
+                .weigher(|_: &Wanted, n_bytes: &u32| *n_bytes)
+                .eviction_policy(EvictionPolicy::lru())
+                .eviction_listener(has_gone)
                 .build_with_hasher(FxBuildHasher),
             users: Cache::builder()
                 .max_capacity(of_users)
-                .weigher(move |_: &UserId, state: &Arc<UserState>| weight(state.n_bytes()))
+                .weigher(move |_: &UserId, state: &Arc<UserState>| weight_of(state.n_bytes()))
                 .time_to_idle(IDLE_FOR)
                 .build_with_hasher(FxBuildHasher),
             in_flight: Mutex::default(),
@@ -95,27 +114,43 @@ impl NearCache {
         (0..N_HASHES).for_each(|hash| self.doubt(hash));
     }
 
-    /// The record of `key`, if it was read when there had been so many doubts or later, and is not stale at `now`.
-    pub(super) fn fresh(&self, key: &Wanted, doubts: &Doubts, now: Instant) -> Option<Arc<Known>> {
-        let entry = self.records.get(key)?;
-        let is_sure = entry.known.doubts >= doubts[key.hash_number()];
-        (is_sure && now < entry.fresh_until).then_some(entry.known)
+    /// Which of `keys` are known, in their order: the records that were read when there had been so many doubts or later, and
+    /// are not stale at `now`.
+    pub(super) fn fresh(
+        &self,
+        keys: &[Wanted],
+        doubts: &Doubts,
+        now: Instant,
+    ) -> Vec<Option<Arc<Known>>> {
+        let table = read(&self.table);
+        let one = |key: &Wanted| {
+            let entry = table.get(key)?;
+            let is_sure = entry.known.doubts >= doubts[key.hash_number()];
+            (is_sure && now < entry.fresh_until).then(|| entry.known.clone())
+        };
+        keys.iter().map(one).collect()
     }
 
     /// The record of `key`, however old.
     pub(super) fn any(&self, key: &Wanted) -> Option<Arc<Known>> {
-        self.records.get(key).map(|entry| entry.known)
+        read(&self.table).get(key).map(|entry| entry.known.clone())
     }
 
-    /// Keeps `known` unless what is there knows more.
-    pub(super) fn insert(&self, key: Wanted, known: Arc<Known>) {
-        let spread = (FxBuildHasher.hash_one(key) >> 40) % 400;
-        let fresh_for = FRESH_FOR.mul_f64(0.8 + spread as f64 / 1e3);
-        let entry = Entry { known, fresh_until: Instant::now() + fresh_for };
-        self.records.entry(key).and_upsert_with(|old| match old {
-            Some(old) if old.value().known.stamp > entry.known.stamp => old.into_value(),
-            _ => entry,
-        });
+    /// Keeps what is known, but where what is there knows more.
+    pub(super) fn insert(&self, known: impl IntoIterator<Item = (Wanted, Arc<Known>)>) {
+        let (now, mut sizes) = (Instant::now(), Vec::new());
+        let mut table = write(&self.table);
+        for (key, known) in known {
+            let spread = (FxBuildHasher.hash_one(key) >> 40) % 400;
+            let fresh_until = now + FRESH_FOR.mul_f64(0.8 + spread as f64 / 1e3);
+            if table.get(&key).is_none_or(|old| old.known.stamp <= known.stamp) {
+                sizes.push((key, weight_of(known.record.len() * 8)));
+                table.insert(key, Entry { known, fresh_until });
+            }
+        }
+        drop(table);
+        // In this order: what is not kept has to go from the table after it has come there.
+        sizes.into_iter().for_each(|(key, n_bytes)| self.sizes.insert(key, n_bytes));
     }
 
     pub(super) fn remember_user(&self, user: UserId, state: Arc<UserState>) {
@@ -134,7 +169,8 @@ impl NearCache {
 
     /// Forgets everything.
     pub(super) fn clear(&self) {
-        self.records.invalidate_all();
+        self.sizes.invalidate_all();
+        write(&self.table).clear();
         self.users.invalidate_all();
     }
 
@@ -151,7 +187,8 @@ impl NearCache {
         while !left.is_empty() {
             left = self.fetch_free(&left, until, &mut fetch);
             let now = Instant::now();
-            left.retain(|key| self.fresh(key, doubts, now).is_none());
+            let mut known = self.fresh(&left, doubts, now).into_iter();
+            left.retain(|_| known.next().flatten().is_none());
             if now >= until {
                 return;
             }
@@ -187,6 +224,19 @@ impl NearCache {
     }
 }
 
+/// Bytes of an entry with `n` bytes of numbers.
+fn weight_of(n: usize) -> u32 {
+    u32::try_from(n + ENTRY_BYTES).unwrap_or(u32::MAX)
+}
+
+fn read(table: &RwLock<Table>) -> RwLockReadGuard<'_, Table> {
+    table.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write(table: &RwLock<Table>) -> RwLockWriteGuard<'_, Table> {
+    table.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Keys that are being fetched, until this is dropped.
 struct Landing<'a> {
     cache: &'a NearCache,
@@ -209,16 +259,21 @@ mod tests {
     use crate::ids::ItemId;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn known(stamp: Stamp, doubts: u64) -> Arc<Known> {
-        Arc::new(Known { stamp, record: vec![stamp as f64], doubts })
+    fn put(cache: &NearCache, key: Wanted, stamp: Stamp, doubts: u64) {
+        let known = Known { stamp, record: vec![stamp as f64], doubts };
+        cache.insert([(key, Arc::new(known))]);
+    }
+
+    fn fresh(cache: &NearCache, key: Wanted) -> Option<Arc<Known>> {
+        cache.fresh(&[key], &cache.doubts(), Instant::now()).remove(0)
     }
 
     #[test]
     fn a_record_that_knows_less_does_not_replace_one_that_knows_more() {
         let (cache, key) = (NearCache::new(1 << 20), Wanted::Item(ItemId(3)));
         for (stamp, expected) in [(5, 5), (4, 5), (6, 6)] {
-            cache.insert(key, known(stamp, 0));
-            assert_eq!(cache.fresh(&key, &cache.doubts(), Instant::now()).unwrap().stamp, expected);
+            put(&cache, key, stamp, 0);
+            assert_eq!(fresh(&cache, key).unwrap().stamp, expected);
         }
         cache.clear();
         assert!(cache.any(&key).is_none());
@@ -228,14 +283,14 @@ mod tests {
     fn a_record_is_in_doubt_when_its_hash_was_changed_after_it_was_read() {
         let cache = NearCache::new(1 << 20);
         let (doubted, other) = (Wanted::Item(ItemId(3)), Wanted::Item(ItemId(4)));
-        let is_fresh = |key: &Wanted| cache.fresh(key, &cache.doubts(), Instant::now()).is_some();
-        cache.insert(other, known(1, 0));
+        let is_fresh = |key: &Wanted| fresh(&cache, *key).is_some();
+        put(&cache, other, 1, 0);
         cache.doubt(doubted.hash_number());
         // It was read before it was changed, and has come only now.
-        cache.insert(doubted, known(1, 0));
+        put(&cache, doubted, 1, 0);
         assert!(!is_fresh(&doubted) && cache.any(&doubted).is_some());
         assert!(is_fresh(&other));
-        cache.insert(doubted, known(1, 1));
+        put(&cache, doubted, 1, 1);
         assert!(is_fresh(&doubted));
         cache.doubt_all();
         assert!(!is_fresh(&doubted) && !is_fresh(&other));
@@ -250,7 +305,7 @@ mod tests {
             cache.fetch_once(&keys, &cache.doubts(), until, |mine| {
                 n_fetches.fetch_add(mine.len(), Ordering::SeqCst);
                 std::thread::sleep(Duration::from_millis(50));
-                mine.iter().for_each(|key| cache.insert(*key, known(1, 0)));
+                mine.iter().for_each(|key| put(&cache, *key, 1, 0));
             });
             keys.iter().all(|key| cache.any(key).is_some())
         };
@@ -285,11 +340,18 @@ mod tests {
     #[test]
     fn the_cache_is_bounded_in_bytes() {
         let cache = NearCache::new(100_000);
-        for i in 0..10_000 {
+        let all: Vec<Wanted> = (0..10_000).map(|i| Wanted::Item(ItemId(i))).collect();
+        for key in &all {
             let known = Known { stamp: 1, record: vec![0.0; 20], doubts: 0 };
-            cache.insert(Wanted::Item(ItemId(i)), Arc::new(known));
+            cache.insert([(*key, Arc::new(known))]);
         }
-        cache.records.run_pending_tasks();
-        assert!(cache.records.weighted_size() <= 100_000 && cache.records.entry_count() > 100);
+        cache.sizes.run_pending_tasks();
+        let known = cache.fresh(&all, &cache.doubts(), Instant::now());
+        let n_known = known.iter().flatten().count();
+        // A fourth is for users.
+        assert!(n_known > 100 && n_known * (20 * 8 + ENTRY_BYTES) <= 75_000, "{n_known}");
+        // What came last is there.
+        assert!(known[10_000 - n_known..].iter().all(Option::is_some));
+        assert_eq!(read(&cache.table).len(), n_known);
     }
 }
