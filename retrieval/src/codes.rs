@@ -2,8 +2,10 @@
 //!
 //! The products are of integers, so that every instruction set gives the same ones.
 
+use std::sync::Arc;
+
 use crate::kernels::Simd;
-use crate::mapped::Array;
+use crate::mapped::{Array, Mapped, OpenError};
 
 /// Largest code of a row.
 const MAX_CODE: f32 = 127.0;
@@ -12,7 +14,7 @@ const MAX_CODE: f32 = 127.0;
 #[derive(Debug)]
 pub(crate) struct Codes {
     /// `[n_rows, stride]`, row-major.
-    pub(crate) codes: Array<i8>,
+    pub(crate) rows: Array<i8>,
     /// `[n_rows]`, not negative.
     pub(crate) scales: Array<f32>,
 }
@@ -28,7 +30,20 @@ impl Codes {
             codes.resize(codes.len().next_multiple_of(stride), 0);
             scales.push(scale);
         }
-        Self { codes: Array::owned(codes), scales: Array::owned(scales) }
+        Self { rows: Array::owned(codes), scales: Array::owned(scales) }
+    }
+
+    /// Those whose [`sections`](Self::sections) are in `file` from `first` on.
+    ///
+    /// # Errors
+    /// If they are not there.
+    pub(crate) fn mapped(file: &Arc<Mapped>, first: usize) -> Result<Self, OpenError> {
+        Ok(Self { rows: Array::mapped(file, first)?, scales: Array::mapped(file, first + 1)? })
+    }
+
+    /// What is written to a file.
+    pub(crate) fn sections(&self) -> [&[u8]; 2] {
+        [bytemuck::cast_slice(self.rows.as_slice()), bytemuck::cast_slice(self.scales.as_slice())]
     }
 }
 
@@ -86,7 +101,7 @@ mod tests {
             let rows = Codes::new([b.as_slice()].into_iter(), stride);
             let mut query = QueryCodes::default();
             query.set(&a, stride);
-            let products = run_with_each(|| Product(&query, rows.codes.as_slice()));
+            let products = run_with_each(|| Product(&query, rows.rows.as_slice()));
             prop_assert!(products.iter().all(|product| *product == products[0]), "{products:?}");
             let (row_scale, n) = (f64::from(rows.scales.as_slice()[0]), pairs.len());
             let query_scale = f64::from(largest(&a)) / f64::from(*query.0.iter().max_by_key(|code| code.unsigned_abs()).unwrap()).abs();
@@ -117,7 +132,7 @@ mod tests {
         let rows = Codes::new([[0.0; 3].as_slice()].into_iter(), LANES);
         let mut query = QueryCodes::default();
         query.set(&[0.0; 3], LANES);
-        assert_eq!((rows.codes.as_slice(), rows.scales.as_slice()), (&[0; LANES][..], &[0.0][..]));
+        assert_eq!((rows.rows.as_slice(), rows.scales.as_slice()), (&[0; LANES][..], &[0.0][..]));
         assert_eq!(run_with_each(|| Product(&query, &[127; LANES]))[0], 0);
     }
 }

@@ -38,7 +38,7 @@ pub fn search_exact(
     best.into_sorted()
 }
 
-/// As [`search_exact`], among `items` only. Cost: an inner product for each, which waits for memory where they lie apart.
+/// As [`search_exact`], among `items` only. Cost: an inner product for each, and four bytes; those that lie apart are loaded ahead.
 pub fn search_among(
     vectors: &Vectors,
     query: &[f32],
@@ -49,13 +49,14 @@ pub fn search_among(
     if n == 0 || query.iter().any(|value| !value.is_finite()) {
         return Vec::new();
     }
-    let mut best = BestList::new(n);
-    for item in items.filter(|item| item.index() < vectors.n_items()) {
-        let score = dot(query, vectors.row(item));
-        if best.has_room_for(score) && is_candidate(vectors, item, score) {
-            best.push(Scored { item, score });
+    let (mut best, items) = (BestList::new(n), items.collect::<Vec<ItemId>>());
+    vectors.look_at(&items, |i, vector| {
+        let Some(vector) = vector else { return };
+        let score = dot(query, vector);
+        if best.has_room_for(score) {
+            best.push(Scored { item: items[i], score });
         }
-    }
+    });
     best.into_sorted()
 }
 

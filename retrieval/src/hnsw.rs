@@ -114,7 +114,7 @@ impl HnswIndex {
             base: Array::mapped(&file, 1)?,
             upper: Array::mapped(&file, 2)?,
             items: Array::mapped(&file, 3)?,
-            codes: Codes { codes: Array::mapped(&file, 4)?, scales: Array::mapped(&file, 5)? },
+            codes: Codes::mapped(&file, 4)?,
         };
         index.check().map_err(|what| file.contradiction(what))?;
         Ok(index)
@@ -136,13 +136,14 @@ impl HnswIndex {
     /// If the file cannot be written.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let shape = self.shape.to_numbers();
+        let [codes, scales] = self.codes.sections();
         let sections = [
             bytemuck::cast_slice(&shape),
             bytemuck::cast_slice(self.base.as_slice()),
             bytemuck::cast_slice(self.upper.as_slice()),
             bytemuck::cast_slice(self.items.as_slice()),
-            bytemuck::cast_slice(self.codes.codes.as_slice()),
-            bytemuck::cast_slice(self.codes.scales.as_slice()),
+            codes,
+            scales,
         ];
         write_sections(path, KIND, &sections)
     }
@@ -166,7 +167,7 @@ impl HnswIndex {
             (self.base.as_slice().len(), n_nodes, 2 * m),
             (self.upper.as_slice().len(), n_upper, m),
             (self.items.as_slice().len(), n_nodes, 1),
-            (self.codes.codes.as_slice().len(), n_nodes, self.shape.stride()),
+            (self.codes.rows.as_slice().len(), n_nodes, self.shape.stride()),
             (self.codes.scales.as_slice().len(), n_nodes, 1),
         ];
         if lengths.iter().any(|&(len, rows, width)| rows.checked_mul(width) != Some(len)) {
@@ -212,14 +213,14 @@ const EF_PER_ITEM: usize = 2;
 /// Breadth of a search at least.
 const MIN_EF: usize = 128;
 
-/// What the inner product with an item by itself costs, in those of a scan of all of them. Of 100,000 items of 64 dimensions, a
-/// tenth passing, one by one take 0.5 ms and all 1.6 ms; a fifth passing, 1.8 ms and 1.3 ms (`cargo bench -p retrieval --bench
-/// search -- passing`).
-const SCATTERED: u64 = 6;
+/// What the inner product with an item by itself costs, in those of a scan of all of them. Of 100,000 items of 64 dimensions, three
+/// tenths passing, one by one take 2.1 ms and all 3.7 ms; half of them passing, 4.3 ms and 3.3 ms (`cargo bench -p retrieval
+/// --bench search -- passing`).
+const SCATTERED: u64 = 3;
 
 /// What a search looks at for each item of its breadth, if all pass, in items that are looked at one by one. By the same bench the
-/// best 250 take as long either way if three tenths pass, 3.3 ms; if a hundredth passes, 17 ms by the graph and 0.05 ms one by one.
-/// That was while the graph was searched by floats: by codes it is faster, so that a few more items one by one are looked at than need be.
+/// best 250 take 2.6 ms by the graph and 0.7 ms one by one if a fifth passes, 1.7 and 2.1 ms if three tenths do; if a hundredth
+/// passes, 22 and 0.1 ms.
 const NEAR: u64 = 16;
 
 const EXACT_KIND: &[u8; 8] = b"exact   ";

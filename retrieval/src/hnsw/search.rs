@@ -8,8 +8,8 @@ use featurestore::{ItemId, Scored, keep_best};
 
 use super::{HnswIndex, NO_NEIGHBOUR};
 use crate::codes::QueryCodes;
-use crate::kernels::{Kernel, ROWS_AHEAD, Simd, dispatch, dot_lanes, prefetch};
-use crate::vectors::Vectors;
+use crate::kernels::{Kernel, Simd, dispatch, prefetch};
+use crate::vectors::{Vectors, dot};
 
 /// Memory of a search, kept from one to the next by each thread. It fits every index.
 #[derive(Debug, Default)]
@@ -63,8 +63,10 @@ impl HnswIndex {
         scratch.found.clear();
         scratch.found.extend(scratch.best.drain().map(item));
         let mut found = Vec::with_capacity(scratch.found.len());
-        let rows = vectors.as_slice();
-        dispatch(Rescoring { rows, query, items: &scratch.found, found: &mut found });
+        vectors.look_at(&scratch.found, |i, vector| {
+            let score = vector.map_or(0.0, |vector| dot(query, vector));
+            found.push(Scored { item: scratch.found[i], score });
+        });
         keep_best(&mut found, n);
         found
     }
@@ -73,7 +75,7 @@ impl HnswIndex {
         Graph {
             base: self.base.as_slice(),
             upper: self.upper_layers().collect(),
-            codes: self.codes.codes.as_slice(),
+            codes: self.codes.rows.as_slice(),
             scales: self.codes.scales.as_slice(),
             m: self.shape.m,
             stride: self.shape.stride(),
@@ -198,31 +200,6 @@ fn search_base<V: Simd>(
         }
         if let Some(next) = open.peek() {
             prefetch(&graph.base[next.node() as usize * 2 * graph.m..][..2 * graph.m]);
-        }
-    }
-}
-
-/// The inner products of a query with the vectors of some items.
-struct Rescoring<'a> {
-    /// `[n_items, query.len()]`, row-major.
-    rows: &'a [f32],
-    query: &'a [f32],
-    items: &'a [ItemId],
-    found: &'a mut Vec<Scored>,
-}
-
-impl Kernel for Rescoring<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Simd>(self) {
-        let Self { rows, query, items, found } = self;
-        let row = |item: ItemId| &rows[item.index() * query.len()..][..query.len()];
-        for (i, &item) in items.iter().enumerate() {
-            if let Some(&ahead) = items.get(i + ROWS_AHEAD) {
-                prefetch(row(ahead));
-            }
-            found.push(Scored { item, score: dot_lanes::<V>(query, row(item)) });
         }
     }
 }
