@@ -6,7 +6,7 @@
 //! does not answer.
 //!
 //! Requests look up a thousand records each. So these are in a plain table, which one lock opens for all of them, and moka
-//! only says which have to go: it learns of a record when it is read anew, which happens once a minute to whatever is in use.
+//! only says which have to go: it learns of a record when it is read anew, which happens every ten minutes to whatever is in use.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,9 @@ use super::packed::Stamp;
 use crate::ids::UserId;
 use crate::store::UserState;
 
-/// After this, give or take a fifth, a record is read anew.
-const FRESH_FOR: Duration = Duration::from_secs(60);
+/// After this, give or take a fifth, a record is read anew, in case that somebody changed it and left no mark. Of 100,000 records in
+/// use, each of 100 requests a second reads one or two so; at a minute it was 25, which took a tenth of its time.
+const FRESH_FOR: Duration = Duration::from_secs(600);
 
 /// After this what is known of a user that nobody asked for is forgotten.
 const IDLE_FOR: Duration = Duration::from_secs(3_600);
