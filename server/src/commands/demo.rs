@@ -140,15 +140,21 @@ impl Demo {
             let ok = probe::check(workspace, &users)?;
             return Ok(if ok { Outcome::Done } else { Outcome::Failed });
         }
+        let config = self.dir.join("cascade.toml");
         let listening = |url: &str, _: Option<&str>| {
-            println!(
-                "listening on {url}; the clock goes on from the last event of the data. Try:\n"
-            );
-            probe::lines(url, &users).iter().for_each(|line| println!("  {line}"));
-            println!(
-                "\nCtrl-C stops the server; `cascade serve --config {} --clock data` starts it again",
-                self.dir.join("cascade.toml").display()
-            );
+            println!("listening on {url}; the clock goes on from the last event of the data");
+            let (lines, address) = (probe::lines(url, &users), url.replacen("http://", "", 1));
+            std::thread::spawn(move || match probe::wait_until_ready(&address) {
+                Ok(()) => {
+                    println!("the release is loaded. Try:\n");
+                    lines.iter().for_each(|line| println!("  {line}"));
+                    println!(
+                        "\nCtrl-C stops the server; `cascade serve --config {} --clock data` starts it again",
+                        config.display()
+                    );
+                }
+                Err(error) => eprintln!("{error}"),
+            });
         };
         serve(workspace, Some(&self.listen), ClockKind::Data, listening)?;
         Ok(Outcome::Done)

@@ -58,7 +58,7 @@ type Check<'a> = (&'a str, &'a str, Option<&'a str>, &'a dyn Fn(&str) -> bool);
 /// Starts a server of its own on a free port, asks it everything once, and stops it. Whether all went well.
 pub(super) fn check(workspace: &Workspace, example: &Example) -> anyhow::Result<bool> {
     let mut server = Server::start(workspace)?;
-    server.wait_until_ready()?;
+    wait_until_ready(&server.address)?;
     let Example { user, item, kind } = example;
     let event = format!(r#"[{{"type": "{kind}", "user_id": "{user}", "item_id": "{item}"}}]"#);
     let body = format!(r#"{{"user_id": "{user}", "n": 10, "explain": "reasons"}}"#);
@@ -73,7 +73,7 @@ pub(super) fn check(workspace: &Workspace, example: &Example) -> anyhow::Result<
     let mut all = true;
     for (method, path, body, is_good) in checks {
         let started = Instant::now();
-        let (status, text) = server.request(method, path, body)?;
+        let (status, text) = request(&server.address, method, path, body)?;
         let good = status == 200 && is_good(&text);
         let mark = if good { "ok" } else { "FAILED" };
         println!(
@@ -96,6 +96,42 @@ fn field(text: &str, name: &str) -> Value {
 
 fn n_items(text: &str) -> usize {
     field(text, "items").as_array().map_or(0, Vec::len)
+}
+
+/// Waits until the server at `address` has loaded its release.
+pub(super) fn wait_until_ready(address: &str) -> anyhow::Result<()> {
+    let started = Instant::now();
+    loop {
+        let answer = request(address, "GET", "/health/ready", None);
+        if answer.is_ok_and(|(status, _)| status == 200) {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Status and body of the answer to a request.
+fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> anyhow::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let body = body.unwrap_or_default();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {length}\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.context("an answer has a status")?, body.to_owned()))
 }
 
 struct Server {
@@ -125,41 +161,6 @@ impl Server {
             }
         };
         Ok(server)
-    }
-
-    fn wait_until_ready(&self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        loop {
-            let answer = self.request("GET", "/health/ready", None);
-            if answer.is_ok_and(|(status, _)| status == 200) {
-                return Ok(());
-            }
-            ensure!(started.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn request(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&str>,
-    ) -> anyhow::Result<(u16, String)> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let body = body.unwrap_or_default();
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n\r\n{body}",
-            self.address
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        Ok((status.context("an answer has a status")?, body.to_owned()))
     }
 
     /// Asks the server to end and waits for it. Whether it ended well.
