@@ -24,8 +24,8 @@ use super::packed::Stamp;
 use crate::ids::UserId;
 use crate::store::UserState;
 
-/// After this, give or take a fifth, a record is read anew, in case that somebody changed it and left no mark. Of 100,000 records in
-/// use, each of 100 requests a second reads one or two so; at a minute it was 25, which took a tenth of its time.
+/// After this, give or take a fifth, a record is read anew, in case that somebody changed it and left no mark. What is in use is read
+/// once in that time, by a request that waits for it: so it is not short.
 const FRESH_FOR: Duration = Duration::from_secs(600);
 
 /// After this what is known of a user that nobody asked for is forgotten.
