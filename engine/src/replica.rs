@@ -43,6 +43,9 @@ const ACTIVATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a follower waits for an entry before it looks after other things.
 const POLL: Duration = Duration::from_millis(250);
 
+/// How long reading the features before the first request may take; what is not read by then, requests read.
+const READ_AHEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long it rests after a failure.
 const REST: Duration = Duration::from_millis(50);
 
@@ -281,6 +284,7 @@ impl Replica {
         let features = Arc::new(making.features(release, &state, None)?);
         // As of the state: others may have written to the log meanwhile.
         let ids = EventLog::event_ids_until(&log_folder(data_dir), state.position())?;
+        read_ahead(&features);
         let pipeline = pipeline_of(release, &state, &features);
         let stamp = state.followed();
         let latest = LatestChanges::since(stamp);
@@ -311,14 +315,24 @@ impl Replica {
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(self: &Arc<Self>, listeners: Listeners) -> Result<(), ReplicaError> {
-        let (follower, keeper) = (self.clone(), self.clone());
+        let (follower, keeper, reader) = (self.clone(), self.clone(), self.clone());
         let named = |name: &str| thread::Builder::new().name(name.into());
         let follower = named("follower").spawn(move || follower.follow(&listeners));
         let keeper = named("log-keeper").spawn(move || keeper.keep());
+        let reader = named("read-again").spawn(move || reader.read_again());
         let mut threads = lock(&self.threads);
         threads.push(follower.map_err(ReplicaError::Thread)?);
         threads.push(keeper.map_err(ReplicaError::Thread)?);
+        threads.push(reader.map_err(ReplicaError::Thread)?);
         Ok(())
+    }
+
+    /// Reads the records in use again before they are stale, until the server ends.
+    fn read_again(&self) {
+        while !self.is_stopped() {
+            self.features().read_again(POLL);
+            thread::sleep(POLL);
+        }
     }
 
     /// Appends `records` to the shared log, and waits until this server has taken them in: then the next request knows them,
@@ -413,6 +427,7 @@ impl Replica {
         let mut ids = EventLog::event_ids_until(&log, state.position())?;
         let kept = [self.features().plan_name()];
         let features = Arc::new(self.making().features(release, &state, Some(&kept))?);
+        read_ahead(&features);
         let pipeline = pipeline_of(release, &state, &features);
         if !warm_up(&pipeline) {
             return Ok(false);
@@ -527,6 +542,16 @@ impl Replica {
             log: &self.log,
             me: &self.me,
             is_stopped: &self.is_stopped,
+        }
+    }
+}
+
+/// Has `features` in memory before anybody asks for them.
+fn read_ahead(features: &RedisStore) {
+    match features.read_ahead(Instant::now() + READ_AHEAD_TIMEOUT) {
+        Ok(n) => eprintln!("{n} records of items and field values were read from Redis"),
+        Err(error) => {
+            eprintln!("warning: the first requests will read the features from Redis: {error}");
         }
     }
 }

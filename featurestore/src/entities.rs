@@ -112,6 +112,14 @@ impl Column {
         first.into_iter().chain(more.iter().copied())
     }
 
+    /// How many values a category field has had: their codes are below that.
+    pub fn n_values(&self) -> usize {
+        match self {
+            Self::Category { values, .. } => values.0.len(),
+            _ => 0,
+        }
+    }
+
     /// The number, NaN if there is none.
     pub fn number(&self, id: u32) -> f64 {
         match self {

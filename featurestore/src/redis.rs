@@ -9,6 +9,7 @@
 //! in `docs/redis.md`.
 
 mod addresses;
+mod ahead;
 mod apply;
 mod breaker;
 mod hearing;
@@ -26,7 +27,7 @@ pub use nodes::{Nodes, RedisError};
 pub use packed::{Change, Noted, Stamp};
 pub use shared_log::{Entry, Follower, Head, SharedLog};
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,8 @@ pub struct RedisStore {
     keys: RwLock<Keys>,
     near: NearCache,
     hearing: Mutex<Hearing>,
+    /// Where the next call of [`read_again`](Self::read_again) goes on.
+    read_again_from: AtomicUsize,
     counts: Counts,
 }
 
@@ -110,6 +113,7 @@ impl RedisStore {
             keys: RwLock::new(keys.clone()),
             near: NearCache::new(settings.near_cache_bytes),
             hearing: Mutex::new(Hearing::new(keys)),
+            read_again_from: AtomicUsize::new(0),
             counts: Counts::default(),
         }
     }
@@ -217,15 +221,7 @@ impl RedisStore {
         }
         let keys: Vec<Wanted> = missing.iter().map(|i| wanted[*i]).collect();
         // The cache may be too small to keep what was fetched until it is looked at.
-        let mut mine: FxHashMap<Wanted, Arc<Known>> = FxHashMap::default();
-        self.near.fetch_once(&keys, &doubts, until, |keys| {
-            let fetched = self.fetch_records(keys, until);
-            let known = keys.iter().zip(fetched);
-            let known = known.filter_map(|(key, known)| Some((*key, Arc::new(known.ok()?))));
-            let known: Vec<(Wanted, Arc<Known>)> = known.collect();
-            self.near.insert(known.iter().cloned());
-            mine.extend(known);
-        });
+        let mine = self.bring(&keys, &doubts, until);
         let mut freshness = Freshness::Fresh;
         let brought = self.near.fresh(&keys, &doubts, now);
         for (i, brought) in missing.into_iter().zip(brought) {
@@ -238,6 +234,25 @@ impl RedisStore {
             });
         }
         (found, freshness)
+    }
+
+    /// Reads `keys` into the near cache, but those that somebody else reads already, who is waited for. Those read here.
+    fn bring(
+        &self,
+        keys: &[Wanted],
+        doubts: &Doubts,
+        until: Instant,
+    ) -> FxHashMap<Wanted, Arc<Known>> {
+        let mut mine = FxHashMap::default();
+        self.near.fetch_once(keys, doubts, until, |keys| {
+            let fetched = self.fetch_records(keys, until);
+            let known = keys.iter().zip(fetched);
+            let known = known.filter_map(|(key, known)| Some((*key, Arc::new(known.ok()?))));
+            let known: Vec<(Wanted, Arc<Known>)> = known.collect();
+            self.near.insert(known.iter().cloned());
+            mine.extend(known);
+        });
+        mine
     }
 
     /// Reads records from Redis: one command for each shard. Failures are counted.

@@ -76,7 +76,7 @@ fn what_is_changed_in_redis_beside_the_log_is_soon_in_the_answers() {
     redis.ask(&format!("DEL {}", hashes.join(" ")));
     let marks: Vec<String> = hashes.iter().map(|hash| format!("{hash}:changed now")).collect();
     assert!(redis.ask(&format!("MSET {}", marks.join(" "))).starts_with("+OK"));
-    // A record that nobody doubts is read again after 48 s at the earliest.
+    // A record that nobody doubts is read again after 400 s at the earliest.
     let until = Instant::now() + Duration::from_secs(20);
     while scored(&recommend(&server, "u1")) == before {
         assert!(Instant::now() < until, "the near cache has what is not in Redis any more");

@@ -293,6 +293,52 @@ fn hears_of_changes(redis: &[Redis]) {
 }
 
 #[test]
+fn what_was_read_ahead_is_not_waited_for_and_read_again_while_it_is_in_use() {
+    let Some(redis) = Redis::start() else { return };
+    let schema = schema();
+    let plan = plan_of(FEATURES, &schema);
+    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let urls = [redis.url()];
+    let (reading, other) =
+        (connected(&urls, &plan, &catalogue), connected(&urls, &plan, &catalogue));
+    other.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
+    reading.use_generation(&first());
+    let write = |parts: &[(u32, u32, u8, f32)]| {
+        fold(&other, &catalogue, &events(parts), 1);
+        format!("{:?}", numbers(&other))
+    };
+    let misses = || reading.counts().misses.load(Ordering::SeqCst);
+    let read = || format!("{:?}", numbers(&reading));
+    let mut parts = vec![(1, 3, 0, 5.0), (2, 4, 1, 1.0)];
+    let mut written = write(&parts);
+    let soon = || Instant::now() + Duration::from_secs(10);
+    // All items, and three colours.
+    assert_eq!(reading.read_ahead(soon()).ok(), Some(N_ITEMS as usize + 3));
+    reading.hear_of_changes().expect("Redis answers");
+    assert_eq!((read(), misses()), (written, 0));
+
+    let whole_round = Duration::from_secs(400);
+    reading.read_again(whole_round);
+    // Nobody asked since: the next time nothing is read, and then what was asked for.
+    parts.push((2, 3, 1, 7.0));
+    written = write(&parts);
+    reading.read_again(whole_round);
+    assert_ne!(read(), written);
+    reading.read_again(whole_round);
+    assert_eq!((read(), misses()), (written, 0));
+
+    // No more than there is room for, and nothing from a Redis that does not answer.
+    let nodes = Arc::new(Nodes::new(&urls).expect("URLs"));
+    let settings = RedisSettings { prefix: "near".into(), near_cache_bytes: 4_000 };
+    let small = RedisStore::new(plan.clone(), "plan", catalogue.clone(), nodes, &settings);
+    small.use_generation(&first());
+    let n_read = small.read_ahead(soon()).expect("Redis answers");
+    assert!((4..12).contains(&n_read), "{n_read}");
+    drop(redis);
+    assert!(connected(&urls, &plan, &catalogue).read_ahead(soon()).is_err());
+}
+
+#[test]
 fn what_is_changed_beside_the_log_is_read_anew() {
     let Some(redis) = Redis::start() else { return };
     hears_of_changes(&[redis]);

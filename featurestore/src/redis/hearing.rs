@@ -16,6 +16,9 @@ use super::session::{Changed, Session};
 /// How long a node may take to tell.
 const TIMEOUT: Duration = Duration::from_millis(100);
 
+/// How often marks are read at once, at most: once to be connected and learn who has which, once more to be told of all.
+const MAX_READS: usize = 3;
+
 /// The session in which Redis tells of marks.
 pub(super) struct Hearing {
     /// What it was made for.
@@ -44,6 +47,19 @@ impl RedisStore {
         if hearing.keys.generation != keys.generation {
             *hearing = Hearing::new(keys);
         }
+        for _ in 0..MAX_READS {
+            self.read_marks(&mut hearing)?;
+            // What was told is told again only if it is read again. After a new connection that is everything.
+            let is_told_of_all = !hearing.is_told_of.contains(&false);
+            if is_told_of_all && hearing.version == self.nodes.topology_version() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all marks, and what Redis tells meanwhile.
+    fn read_marks(&self, hearing: &mut Hearing) -> Result<(), RedisError> {
         let version = self.nodes.topology_version();
         if std::mem::replace(&mut hearing.version, version) != version {
             // Who served a hash before tells nothing of it any more.
@@ -69,7 +85,7 @@ impl RedisStore {
             }
         }
         // After that: what has been told is not told again.
-        self.heed(&mut hearing);
+        self.heed(hearing);
         heard
     }
 

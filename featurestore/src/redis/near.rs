@@ -3,13 +3,13 @@
 //! It is kept up to date by the shared log: whoever follows it puts what it has folded here, at once. If Redis tells that a
 //! hash was changed otherwise, the records that were read from it before are in doubt. A record also goes stale by itself,
 //! after a while that differs from record to record. Those that are in doubt or stale are read anew, and used only if Redis
-//! does not answer.
+//! does not answer. What is in use is read again before it is stale (`super::ahead`).
 //!
 //! Requests look up a thousand records each. So these are in a plain table, which one lock opens for all of them, and moka
-//! only says which have to go: it learns of a record when it is read anew, which happens every ten minutes to whatever is in use.
+//! only says which have to go: those that were not in use when it was their turn to be read again go first.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -24,9 +24,9 @@ use super::packed::Stamp;
 use crate::ids::UserId;
 use crate::store::UserState;
 
-/// After this, give or take a fifth, a record is read anew, in case that somebody changed it and left no mark. What is in use is read
-/// once in that time, by a request that waits for it: so it is not short.
-const FRESH_FOR: Duration = Duration::from_secs(600);
+/// After this, or up to a half more, a record is stale, in case that somebody changed it and left no mark. A request that wants
+/// it waits until it is read anew: so it is not short.
+pub(super) const FRESH_AT_LEAST: Duration = Duration::from_secs(480);
 
 /// After this what is known of a user that nobody asked for is forgotten.
 const IDLE_FOR: Duration = Duration::from_secs(3_600);
@@ -52,6 +52,8 @@ pub(super) type Doubts = [u64; N_HASHES];
 struct Entry {
     known: Arc<Known>,
     fresh_until: Instant,
+    /// Whether it was asked for since it was last read again, or its turn came.
+    is_in_use: AtomicBool,
 }
 
 type Table = FxHashMap<Wanted, Entry>;
@@ -126,10 +128,28 @@ impl NearCache {
         let table = read(&self.table);
         let one = |key: &Wanted| {
             let entry = table.get(key)?;
+            // It is written once, not by every request.
+            if !entry.is_in_use.load(Ordering::Relaxed) {
+                entry.is_in_use.store(true, Ordering::Relaxed);
+            }
             let is_sure = entry.known.doubts >= doubts[key.hash_number()];
             (is_sure && now < entry.fresh_until).then(|| entry.known.clone())
         };
         keys.iter().map(one).collect()
+    }
+
+    /// Those of `keys` that were asked for since this was last asked.
+    pub(super) fn in_use(&self, keys: &[Wanted]) -> Vec<Wanted> {
+        let table = read(&self.table);
+        let is_in_use = |key: &&Wanted| {
+            table.get(key).is_some_and(|entry| entry.is_in_use.swap(false, Ordering::Relaxed))
+        };
+        keys.iter().filter(is_in_use).copied().collect()
+    }
+
+    /// Bytes of records that are kept at most.
+    pub(super) fn room(&self) -> u64 {
+        self.sizes.policy().max_capacity().unwrap_or(u64::MAX)
     }
 
     /// The record of `key`, however old.
@@ -142,11 +162,13 @@ impl NearCache {
         let (now, mut sizes) = (Instant::now(), Vec::new());
         let mut table = write(&self.table);
         for (key, known) in known {
-            let spread = (FxBuildHasher.hash_one(key) >> 40) % 400;
-            let fresh_until = now + FRESH_FOR.mul_f64(0.8 + spread as f64 / 1e3);
-            if table.get(&key).is_none_or(|old| old.known.stamp <= known.stamp) {
+            let spread = (FxBuildHasher.hash_one(key) >> 40) % 500;
+            let fresh_until = now + FRESH_AT_LEAST.mul_f64(1.0 + spread as f64 / 1e3);
+            let old = table.get(&key);
+            if old.is_none_or(|old| old.known.stamp <= known.stamp) {
+                let is_in_use = old.is_some_and(|old| old.is_in_use.load(Ordering::Relaxed));
                 sizes.push((key, weight_of(known.record.len() * 8)));
-                table.insert(key, Entry { known, fresh_until });
+                table.insert(key, Entry { known, fresh_until, is_in_use: is_in_use.into() });
             }
         }
         drop(table);
@@ -226,7 +248,7 @@ impl NearCache {
 }
 
 /// Bytes of an entry with `n` bytes of numbers.
-fn weight_of(n: usize) -> u32 {
+pub(super) fn weight_of(n: usize) -> u32 {
     u32::try_from(n + ENTRY_BYTES).unwrap_or(u32::MAX)
 }
 
@@ -336,6 +358,19 @@ mod tests {
             (0..8).for_each(|_| drop(scope.spawn(ask)));
         });
         assert_eq!((n_most.into_inner(), n_fetches.into_inner()), (1, 8));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_in_use_until_its_turn_comes() {
+        let cache = NearCache::new(1 << 20);
+        let keys: Vec<Wanted> = (0..3).map(|i| Wanted::Item(ItemId(i))).collect();
+        keys[..2].iter().for_each(|key| put(&cache, *key, 1, 0));
+        assert_eq!(cache.in_use(&keys), []);
+        cache.fresh(&keys[1..], &cache.doubts(), Instant::now());
+        // Events change it meanwhile.
+        put(&cache, keys[1], 2, 0);
+        assert_eq!(cache.in_use(&keys), keys[1..2]);
+        assert_eq!(cache.in_use(&keys), []);
     }
 
     #[test]

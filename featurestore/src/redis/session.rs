@@ -123,7 +123,7 @@ impl Tracking {
         if !std::mem::replace(&mut self.is_refused, true) {
             eprintln!(
                 "warning: Redis at {node} refuses CLIENT TRACKING: what is changed there otherwise than through the shared \
-                 log is seen after 72 s at most: {reason}"
+                 log is seen after 12 minutes at most: {reason}"
             );
         }
     }

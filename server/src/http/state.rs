@@ -442,7 +442,6 @@ impl Engine {
         self.ingest.lock().expect("no holder of this lock panics")
     }
 
-    /// Starts the thread that syncs the log when no further append does it.
     /// Does `work` again and again on a thread of its own, with a `pause` after each time, as long as the engine is there.
     fn repeat(
         self: &Arc<Self>,
@@ -463,6 +462,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Starts the thread that syncs the log when no further append does it.
     fn start_syncer(self: &Arc<Self>) -> anyhow::Result<()> {
         if self.config.server.fsync != Fsync::Interval {
             return Ok(());
