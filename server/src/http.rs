@@ -13,6 +13,7 @@ mod explain;
 mod health;
 mod ids;
 mod impressions;
+mod intake;
 mod keys;
 mod lists;
 mod merge;

@@ -39,6 +39,41 @@ fn in_log(folder: &Path) -> HashMap<String, usize> {
 }
 
 #[test]
+fn events_of_requests_at_once_count_once_and_each_request_hears_of_its_own() {
+    const N: usize = 200;
+    let project = Project::trained(&Shop::default());
+    let server = project.serve();
+    // Each poster sends all events, from another one on, each with one that has a mistake and one of its own.
+    let count_all = |poster: usize| {
+        let post = server.poster("/v1/events");
+        let sums = (0..N).map(|i| {
+            let own = json!({ "type": "view", "user_id": format!("p{poster}"), "item_id": "i1" });
+            let wrong = json!({ "type": "purchase", "user_id": "u1" });
+            let shared = event((poster * N / N_POSTERS + i) % N);
+            let answer = post(&json!([shared, wrong, own])).expect("an answer").json();
+            assert_eq!(
+                (&answer["rejected"], &answer["errors"][0]["index"]),
+                (&json!(1), &json!(1))
+            );
+            let n = |what: &str| answer[what].as_u64().expect("a number");
+            assert_eq!(n("accepted") + n("duplicate"), 2, "{answer}");
+            n("accepted")
+        });
+        sums.sum::<u64>()
+    };
+    let n_accepted: u64 = thread::scope(|scope| {
+        let count_all = &count_all;
+        let posters: Vec<_> =
+            (0..N_POSTERS).map(|poster| scope.spawn(move || count_all(poster))).collect();
+        posters.into_iter().map(|poster| poster.join().expect("it does not fail")).sum()
+    });
+    assert_eq!(n_accepted as usize, N + N_POSTERS * N);
+    let log = in_log(&project.path("cascade-data/log"));
+    assert_eq!(log.len(), N);
+    assert!(log.values().all(|times| *times == 1));
+}
+
+#[test]
 fn no_acknowledged_event_is_lost_or_doubled_by_a_kill() {
     let project = Project::trained(&Shop::default());
     project.configure("server.fsync", "always");

@@ -1,5 +1,7 @@
 //! `/v1/events`: what users did.
 
+use std::collections::BTreeMap;
+
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use featurestore::log::Outcome;
@@ -15,6 +17,9 @@ use super::state::Engine;
 
 /// Most events of one call.
 const MAX_EVENTS: usize = 10_000;
+
+/// A body of so many bytes is read where it came in, a longer one on a thread that is for that.
+const MAX_BYTES_READ_AT_ONCE: usize = 8 * 1024;
 
 /// Longest event in bytes of its JSON.
 const MAX_EVENT_BYTES: usize = 64 * 1024;
@@ -71,6 +76,12 @@ struct Rejected {
     kind: Option<Box<str>>,
 }
 
+/// What was sent in one call, as far as it can be taken.
+struct Read {
+    events: Vec<NamedEvent>,
+    errors: Vec<Rejected>,
+}
+
 /// `POST /v1/events`.
 pub(super) async fn post(
     engine: web::Data<Engine>,
@@ -78,12 +89,20 @@ pub(super) async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, Problem> {
     let body = body::read(payload, engine.config.server.max_events_bytes).await?;
-    let is_ndjson = body::is_ndjson(&http);
-    let report = engine.block(move |engine| take_in(engine, &body, is_ndjson)).await??;
+    let (n_bytes, is_ndjson) = (body.len(), body::is_ndjson(&http));
+    let Read { events, errors } = match n_bytes {
+        ..=MAX_BYTES_READ_AT_ONCE => read_events(&engine, &body, is_ndjson)?,
+        _ => engine.block(move |engine| read_events(engine, &body, is_ndjson)).await??,
+    };
+    let (events, outcomes) = engine.intake.take_in(events, n_bytes).await?;
+    count(&engine, &events, &outcomes, &errors);
+    let accepted = outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
+    let duplicate = outcomes.len() - accepted;
+    let report = Report { accepted, duplicate, rejected: errors.len(), errors };
     Ok(HttpResponse::Ok().json(report))
 }
 
-fn take_in(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Report, Problem> {
+fn read_events(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Read, Problem> {
     let sent = body::objects(body, is_ndjson, "an event or an array of events")?;
     if sent.len() > MAX_EVENTS {
         let detail = format!("{} events in one call, at most {MAX_EVENTS} are taken", sent.len());
@@ -97,27 +116,28 @@ fn take_in(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Report, Prob
             Err(rejected) => errors.push(Rejected { index, ..rejected }),
         }
     }
-    let outcomes = engine.ingest(&events)?;
-    count(engine, &events, &outcomes, &errors);
-    let accepted = outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
-    let duplicate = outcomes.len() - accepted;
-    Ok(Report { accepted, duplicate, rejected: errors.len(), errors })
+    Ok(Read { events, errors })
 }
 
 fn count(engine: &Engine, events: &[NamedEvent], outcomes: &[Outcome], errors: &[Rejected]) {
     let now = engine.clock.now();
+    let mut counts = BTreeMap::<(&str, &'static str), u64>::new();
     for (event, outcome) in events.iter().zip(outcomes) {
-        match outcome {
+        let outcome = match outcome {
             Outcome::Accepted => {
-                engine.metrics.count_event(&event.kind, "accepted");
                 engine.metrics.observe_lag(event.time, now);
+                "accepted"
             }
-            Outcome::Duplicate => engine.metrics.count_event(&event.kind, "duplicate"),
-        }
+            Outcome::Duplicate => "duplicate",
+        };
+        *counts.entry((&event.kind, outcome)).or_default() += 1;
     }
     for rejected in errors {
         let kind = rejected.kind.as_deref().unwrap_or(UNKNOWN_TYPE);
-        engine.metrics.count_event(kind, "rejected");
+        *counts.entry((kind, "rejected")).or_default() += 1;
+    }
+    for ((kind, outcome), n) in counts {
+        engine.metrics.count_events(kind, outcome, n);
     }
 }
 

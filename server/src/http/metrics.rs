@@ -261,10 +261,10 @@ impl Metrics {
         self.empty_results.inc_by(u64::from(n_items == 0));
     }
 
-    /// Counts an event. `kind`: a known type.
-    pub(super) fn count_event(&self, kind: &str, outcome: &'static str) {
+    /// Counts `n` events. `kind`: a known type.
+    pub(super) fn count_events(&self, kind: &str, outcome: &'static str, n: u64) {
         let label = TypeOutcome { r#type: kind.to_owned(), outcome };
-        self.events.get_or_create(&label).inc();
+        self.events.get_or_create(&label).inc_by(n);
     }
 
     /// Notes how old an event was when it was applied.
@@ -331,7 +331,7 @@ mod tests {
     fn metrics_have_the_names_of_the_contract() {
         let metrics = Metrics::new();
         metrics.count_request("/v1/events", 200, Duration::from_millis(3));
-        metrics.count_event("view", "accepted");
+        metrics.count_events("view", "accepted", 1);
         metrics.count_degraded("unranked");
         metrics.count_candidates("embedding", 600);
         metrics.count_filtered("caps");

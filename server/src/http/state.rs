@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use super::ids::RecommendationIds;
 use super::impressions::ImpressionLog;
+use super::intake::Intake;
 use super::keys::Limits;
 use super::metrics::Metrics;
 use super::pages::PageTokens;
@@ -92,6 +93,8 @@ pub(super) struct Engine {
     shelf: Shelf,
     phase: RwLock<Phase>,
     active: RwLock<Option<Arc<Pipeline>>>,
+    /// Takes events in.
+    pub(super) intake: Intake,
     ingest: Mutex<Option<Ingest>>,
     /// Takes the place of `ingest` if there are other servers.
     replica: OnceLock<Arc<Replica>>,
@@ -170,6 +173,7 @@ impl Engine {
             shelf: Shelf::new(&config.data_dir),
             phase: RwLock::new(Phase::Loading),
             active: RwLock::new(None),
+            intake: Intake::new(),
             ingest: Mutex::new(None),
             replica: OnceLock::new(),
             activation: Mutex::new(()),
@@ -199,6 +203,7 @@ impl Engine {
     /// # Errors
     /// If there is no active release, it is damaged or of another log, or the log is damaged or in use.
     pub(super) fn load(self: &Arc<Self>) -> anyhow::Result<()> {
+        self.intake.start(self)?;
         self.check_log()?;
         let id = self.shelf.active()?;
         let release = Arc::new(self.shelf.open(&id)?);
@@ -350,7 +355,7 @@ impl Engine {
     }
 
     /// Appends `events` to the log and folds them into the state. When this returns, they are as durable as the policy
-    /// says, and the next request knows them.
+    /// says, and the next request knows them. To be called by the intake.
     ///
     /// # Errors
     /// If the log refuses them; none of them counts then.

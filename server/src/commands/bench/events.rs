@@ -30,7 +30,7 @@ pub(crate) struct Events {
     #[arg(long, default_values_t = [1, 1_000])]
     batch: Vec<usize>,
     /// Requests at once.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 64)]
     connections: usize,
     /// For how long.
     #[arg(long, default_value_t = 5.0)]

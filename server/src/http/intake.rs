@@ -1,0 +1,141 @@
+//! Events of several requests go into the log together: whatever waits is appended with one write, and one sync under
+//! `fsync = "always"`, or as one entry of the shared log.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use featurestore::NamedEvent;
+use featurestore::log::Outcome;
+use tokio::sync::{mpsc, oneshot};
+
+use super::pool::{MAX_BLOCKING, Refusal};
+use super::problem::Problem;
+use super::state::Engine;
+
+/// Events that came in more bytes than this do not go into the log with those of other requests.
+const MAX_GROUP_BYTES: usize = 1 << 20;
+
+/// If events come again so soon, more are on their way.
+const BUSY: Duration = Duration::from_micros(500);
+
+/// The events of a request, and what became of each. None of them is in the log if there is a problem.
+pub(super) type Taken = Result<(Vec<NamedEvent>, Vec<Outcome>), Problem>;
+
+/// The events of a request.
+struct Job {
+    events: Vec<NamedEvent>,
+    /// The bytes that they came in.
+    n_bytes: usize,
+    done: oneshot::Sender<Taken>,
+}
+
+/// Where requests put their events.
+pub(super) struct Intake {
+    jobs: mpsc::Sender<Job>,
+    /// Until the thread is started.
+    waiting: Mutex<Option<mpsc::Receiver<Job>>>,
+}
+
+impl Intake {
+    pub(super) fn new() -> Self {
+        let (jobs, waiting) = mpsc::channel(MAX_BLOCKING);
+        Self { jobs, waiting: Mutex::new(Some(waiting)) }
+    }
+
+    /// Takes in what is put here, as long as `engine` is there.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub(super) fn start(&self, engine: &Arc<Engine>) -> anyhow::Result<()> {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(waiting) = waiting else { return Ok(()) };
+        let (engine, thread) =
+            (Arc::downgrade(engine), thread::Builder::new().name("intake".into()));
+        thread.spawn(move || take_in_all(&engine, waiting)).context("cannot start a thread")?;
+        Ok(())
+    }
+
+    /// Has `events` taken in, which came in `n_bytes`.
+    ///
+    /// # Errors
+    /// If the log refuses them, or [`MAX_BLOCKING`] requests wait.
+    pub(super) async fn take_in(&self, events: Vec<NamedEvent>, n_bytes: usize) -> Taken {
+        let (done, taken) = oneshot::channel();
+        self.jobs.try_send(Job { events, n_bytes, done }).map_err(|_| Refusal::Full)?;
+        taken.await.map_err(|_| Refusal::Panicked)?
+    }
+}
+
+fn take_in_all(engine: &Weak<Engine>, mut waiting: mpsc::Receiver<Job>) {
+    let (mut jobs, mut was_busy) = (Vec::new(), Instant::now());
+    while waiting.blocking_recv_many(&mut jobs, MAX_BLOCKING) > 0 {
+        if was_busy.elapsed() < BUSY {
+            // What is on its way comes along. One by one, each would cost a wake of this thread and of who waits for it.
+            thread::yield_now();
+            while jobs.len() < MAX_BLOCKING
+                && let Ok(job) = waiting.try_recv()
+            {
+                jobs.push(job);
+            }
+        }
+        let Some(engine) = engine.upgrade() else { return };
+        for group in groups(std::mem::take(&mut jobs)) {
+            take_in_group(&engine, group);
+        }
+        was_busy = Instant::now();
+    }
+}
+
+/// `jobs` in their order, as many together as may go into the log together.
+fn groups(jobs: Vec<Job>) -> Vec<Vec<Job>> {
+    let (mut groups, mut room) = (Vec::<Vec<Job>>::new(), 0);
+    for job in jobs {
+        match groups.last_mut().filter(|_| job.n_bytes <= room) {
+            Some(group) => {
+                room -= job.n_bytes;
+                group.push(job);
+            }
+            None => {
+                room = MAX_GROUP_BYTES.saturating_sub(job.n_bytes);
+                groups.push(vec![job]);
+            }
+        }
+    }
+    groups
+}
+
+fn take_in_group(engine: &Engine, group: Vec<Job>) {
+    let (mut events, mut requests) = (Vec::new(), Vec::with_capacity(group.len()));
+    for job in group {
+        requests.push((job.events.len(), job.done));
+        events.extend(job.events);
+    }
+    let append = || engine.ingest(&events).map_err(Problem::from);
+    let taken = catch_unwind(AssertUnwindSafe(append)).unwrap_or(Err(Refusal::Panicked.into()));
+    let (events, outcomes) = (&mut events.into_iter(), &mut taken.iter().flatten().copied());
+    for (n, done) in requests {
+        let of_request = (events.take(n).collect(), outcomes.take(n).collect());
+        // A caller that has gone meanwhile misses nothing.
+        let _ = done.send(taken.as_ref().map(|_| of_request).map_err(Problem::clone));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_requests_go_together_and_large_ones_alone() {
+        let job = |n_bytes| Job { events: Vec::new(), n_bytes, done: oneshot::channel().0 };
+        let half = MAX_GROUP_BYTES / 2;
+        let jobs = [10, half, half, 1, 2 * MAX_GROUP_BYTES, 5, 0].map(job);
+        let groups = groups(jobs.into());
+        let sizes: Vec<Vec<usize>> =
+            groups.iter().map(|group| group.iter().map(|job| job.n_bytes).collect()).collect();
+        let expected = [vec![10, half], vec![half, 1], vec![2 * MAX_GROUP_BYTES], vec![5, 0]];
+        assert_eq!(sizes, expected);
+    }
+}
