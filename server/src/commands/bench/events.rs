@@ -8,7 +8,8 @@ use anyhow::{Context, bail, ensure};
 use awc::Client;
 use engine::config::Config;
 use hdrhistogram::Histogram;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{machine, ms, result};
@@ -55,6 +56,14 @@ struct Target {
     items: Vec<String>,
     /// Differs from run to run.
     run: String,
+}
+
+#[derive(Serialize)]
+struct Event<'a> {
+    event_id: String,
+    r#type: &'a str,
+    item_id: &'a str,
+    user_id: String,
 }
 
 #[derive(Deserialize)]
@@ -148,7 +157,11 @@ impl Target {
         }
     }
 
-    async fn answer(&self, request: awc::ClientRequest, body: &Value) -> anyhow::Result<Value> {
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: awc::ClientRequest,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
         let sent = self.authorized(request).send_json(body).await;
         let mut response = sent.map_err(|e| anyhow::anyhow!("{}: {e}", self.url))?;
         let status = response.status();
@@ -159,7 +172,7 @@ impl Target {
 
     async fn known_items(&self) -> anyhow::Result<Vec<String>> {
         let request = self.client.get(format!("{}/v1/items?n=1000", self.url));
-        let answer = self.answer(request, &json!(null)).await?;
+        let answer: Value = self.answer(request, &json!(null)).await?;
         let items = answer["items"].as_array().context("no items")?;
         let ids = items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned));
         let ids: Vec<String> = ids.collect();
@@ -171,16 +184,15 @@ impl Target {
 
     /// Sends `n` events; returns how many were accepted.
     async fn send(&self, name: &str, n: usize) -> anyhow::Result<u64> {
-        let event = |i: usize| {
-            let item = &self.items[(i * 7 + name.len()) % self.items.len()];
-            json!({
-                "event_id": format!("{}-{name}-{i}", self.run), "type": self.kind, "item_id": item,
-                "user_id": format!("{}-{}", self.run, i % 100),
-            })
+        let event = |i: usize| Event {
+            event_id: format!("{}-{name}-{i}", self.run),
+            r#type: &self.kind,
+            item_id: &self.items[(i * 7 + name.len()) % self.items.len()],
+            user_id: format!("{}-{}", self.run, i % 100),
         };
-        let body: Value = (0..n).map(event).collect();
+        let body: Vec<Event<'_>> = (0..n).map(event).collect();
         let request = self.client.post(format!("{}/v1/events", self.url));
-        let report: Report = serde_json::from_value(self.answer(request, &body).await?)?;
+        let report: Report = self.answer(request, &body).await?;
         Ok(report.accepted)
     }
 
@@ -189,7 +201,7 @@ impl Target {
         let until = Instant::now() + PATIENCE;
         loop {
             let request = self.client.post(format!("{}/v1/recommend", self.ask));
-            let answer = self.answer(request, &json!({ "n": 1, "dry_run": true })).await?;
+            let answer: Value = self.answer(request, &json!({ "n": 1, "dry_run": true })).await?;
             if answer["degraded"] == json!([]) {
                 return Ok(());
             }
@@ -209,11 +221,11 @@ impl Target {
             });
             let started = Instant::now();
             let request = self.client.post(format!("{}/v1/events", self.url));
-            self.answer(request, &event).await?;
+            self.answer::<Report>(request, &event).await?;
             sent.record(started.elapsed().as_micros() as u64)?;
             let question = json!({ "user_id": user, "n": 10, "dry_run": true });
             let request = self.client.post(format!("{}/v1/recommend", self.ask));
-            let answer = self.answer(request, &question).await?;
+            let answer: Value = self.answer(request, &question).await?;
             asked.record(started.elapsed().as_micros() as u64)?;
             let is_cold = answer["items"][0]["reasons"].to_string().contains("cold_user");
             ensure!(!is_cold, "the next answer does not know the event: {answer}");
