@@ -70,9 +70,9 @@ impl Intake {
 }
 
 fn take_in_all(engine: &Weak<Engine>, mut waiting: mpsc::Receiver<Job>) {
-    let (mut jobs, mut was_busy) = (Vec::new(), Instant::now());
+    let (mut jobs, mut done_at) = (Vec::new(), Instant::now());
     while waiting.blocking_recv_many(&mut jobs, MAX_BLOCKING) > 0 {
-        if was_busy.elapsed() < BUSY {
+        if done_at.elapsed() < BUSY {
             // What is on its way comes along. One by one, each would cost a wake of this thread and of who waits for it.
             thread::yield_now();
             while jobs.len() < MAX_BLOCKING
@@ -85,7 +85,7 @@ fn take_in_all(engine: &Weak<Engine>, mut waiting: mpsc::Receiver<Job>) {
         for group in groups(std::mem::take(&mut jobs)) {
             take_in_group(&engine, group);
         }
-        was_busy = Instant::now();
+        done_at = Instant::now();
     }
 }
 
