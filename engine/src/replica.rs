@@ -329,9 +329,12 @@ impl Replica {
 
     /// Reads the records in use again before they are stale, until the server ends.
     fn read_again(&self) {
+        let mut last = Instant::now();
         while !self.is_stopped() {
-            self.features().read_again(POLL);
             thread::sleep(POLL);
+            let since = last.elapsed();
+            last = Instant::now();
+            self.features().read_again(since);
         }
     }
 

@@ -27,7 +27,7 @@ pub use nodes::{Nodes, RedisError};
 pub use packed::{Change, Noted, Stamp};
 pub use shared_log::{Entry, Follower, Head, SharedLog};
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,7 @@ use rustc_hash::FxHashMap;
 use crate::ids::{ItemId, UserId};
 use crate::plan::{FeaturePlan, ItemRows, push_merged};
 use crate::store::{EmbeddedStore, FeatureStore, Freshness, UserState, UserView, read_fields};
+use ahead::Turn;
 use hearing::Hearing;
 use keys::Keys;
 use near::{Doubts, Known, NearCache};
@@ -90,8 +91,8 @@ pub struct RedisStore {
     keys: RwLock<Keys>,
     near: NearCache,
     hearing: Mutex<Hearing>,
-    /// Where the next call of [`read_again`](Self::read_again) goes on.
-    read_again_from: AtomicUsize,
+    /// Of reading again what is in use.
+    turn: Mutex<Turn>,
     counts: Counts,
 }
 
@@ -113,7 +114,7 @@ impl RedisStore {
             keys: RwLock::new(keys.clone()),
             near: NearCache::new(settings.near_cache_bytes),
             hearing: Mutex::new(Hearing::new(keys)),
-            read_again_from: AtomicUsize::new(0),
+            turn: Mutex::default(),
             counts: Counts::default(),
         }
     }

@@ -1,7 +1,7 @@
 //! Records that are read before a request asks for them: when a server starts all that the near cache has room for, and
 //! later those in use, before they go stale.
 
-use std::sync::atomic::Ordering;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use super::near::{FRESH_AT_LEAST, weight_of};
@@ -18,6 +18,19 @@ const _: () = assert!(ROUND.as_secs() + TIMEOUT.as_secs() < FRESH_AT_LEAST.as_se
 
 /// How long reading some of them again may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long Redis may take to say what is changed in it, before anything is read ahead; and the pause between two tries.
+const HEARING: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whose turn it is to be read again.
+#[derive(Default)]
+pub(super) struct Turn {
+    /// The next record.
+    next: usize,
+    /// How many should have been looked at by now, and were not: less than one.
+    owed: f64,
+}
 
 /// Everything that there is a record of.
 struct All {
@@ -54,15 +67,21 @@ impl RedisStore {
         })
     }
 
-    /// Reads the records that the near cache has room for, so that no request has to: before the first one. Ends at
-    /// `until`, or when Redis gives nothing. The count of those read.
+    /// Reads the records that the near cache has room for, but a tenth, so that no request has to: before the first one. Ends
+    /// at `until`, or when Redis gives nothing. The count of those read.
     ///
     /// # Errors
     /// If Redis does not say what is changed in it: nothing is read then, since all would be in doubt.
     pub fn read_ahead(&self, until: Instant) -> Result<usize, RedisError> {
         // What was read before the first time is in doubt after it.
-        self.hear_of_changes()?;
-        let (all, mut room) = (self.all(), self.near.room());
+        let heard_until = until.min(Instant::now() + HEARING);
+        while let Err(error) = self.hear_of_changes() {
+            if Instant::now() >= heard_until {
+                return Err(error);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let (all, mut room) = (self.all(), self.near.room() / 10 * 9);
         let keys = (0..).map_while(|n| {
             let key = all.nth(n)?;
             room = room.checked_sub(u64::from(weight_of(key.layout(&self.plan).width() * 8)))?;
@@ -79,18 +98,22 @@ impl RedisStore {
         Ok(n_read)
     }
 
-    /// Reads again those of some records that were asked for since they were read: of all, so many that a call every
-    /// `pause` goes round before any is stale.
-    pub fn read_again(&self, pause: Duration) {
+    /// Reads again those of some records that were asked for since they were read: of so many that it goes round before
+    /// any is stale. `since`: the time since the last call.
+    pub fn read_again(&self, since: Duration) {
         let all = self.all();
-        let n = (all.n() as f64 * pause.as_secs_f64() / ROUND.as_secs_f64()).ceil() as usize;
-        let start = self.read_again_from.load(Ordering::Relaxed);
-        let next = if start + n < all.n() { start + n } else { 0 };
-        self.read_again_from.store(next, Ordering::Relaxed);
-        let keys: Vec<Wanted> = (start..start + n).map_while(|n| all.nth(n)).collect();
-        let keys = self.near.in_use(&keys);
-        for batch in keys.chunks(BATCH) {
-            self.bring(batch, &self.near.doubts(), Instant::now() + TIMEOUT);
+        let keys: Vec<Wanted> = {
+            let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            turn.owed +=
+                all.n() as f64 * since.as_secs_f64().min(ROUND.as_secs_f64()) / ROUND.as_secs_f64();
+            let (start, n) = (turn.next, turn.owed as usize);
+            turn.owed -= n as f64;
+            turn.next = if start + n < all.n() { start + n } else { 0 };
+            (start..start + n).map_while(|n| all.nth(n)).collect()
+        };
+        for batch in self.near.take_in_use(&keys).chunks(BATCH) {
+            let brought = self.bring(batch, &self.near.doubts(), Instant::now() + TIMEOUT);
+            self.near.put_in_use(batch.iter().filter(|key| !brought.contains_key(key)));
         }
     }
 }

@@ -138,13 +138,21 @@ impl NearCache {
         keys.iter().map(one).collect()
     }
 
-    /// Those of `keys` that were asked for since this was last asked.
-    pub(super) fn in_use(&self, keys: &[Wanted]) -> Vec<Wanted> {
+    /// Those of `keys` that were asked for since this was last called for them.
+    pub(super) fn take_in_use(&self, keys: &[Wanted]) -> Vec<Wanted> {
         let table = read(&self.table);
         let is_in_use = |key: &&Wanted| {
             table.get(key).is_some_and(|entry| entry.is_in_use.swap(false, Ordering::Relaxed))
         };
         keys.iter().filter(is_in_use).copied().collect()
+    }
+
+    /// Has `keys` count as asked for again.
+    pub(super) fn put_in_use<'k>(&self, keys: impl Iterator<Item = &'k Wanted>) {
+        let table = read(&self.table);
+        keys.filter_map(|key| table.get(key)).for_each(|entry| {
+            entry.is_in_use.store(true, Ordering::Relaxed);
+        });
     }
 
     /// Bytes of records that are kept at most.
@@ -365,12 +373,15 @@ mod tests {
         let cache = NearCache::new(1 << 20);
         let keys: Vec<Wanted> = (0..3).map(|i| Wanted::Item(ItemId(i))).collect();
         keys[..2].iter().for_each(|key| put(&cache, *key, 1, 0));
-        assert_eq!(cache.in_use(&keys), []);
+        assert_eq!(cache.take_in_use(&keys), []);
         cache.fresh(&keys[1..], &cache.doubts(), Instant::now());
         // Events change it meanwhile.
         put(&cache, keys[1], 2, 0);
-        assert_eq!(cache.in_use(&keys), keys[1..2]);
-        assert_eq!(cache.in_use(&keys), []);
+        assert_eq!(cache.take_in_use(&keys), keys[1..2]);
+        assert_eq!(cache.take_in_use(&keys), []);
+        // What could not be read, and what is not there.
+        cache.put_in_use(keys[1..].iter());
+        assert_eq!(cache.take_in_use(&keys), keys[1..2]);
     }
 
     #[test]

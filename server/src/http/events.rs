@@ -1,7 +1,5 @@
 //! `/v1/events`: what users did.
 
-use std::collections::BTreeMap;
-
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
 use featurestore::log::Outcome;
@@ -94,8 +92,11 @@ pub(super) async fn post(
         ..=MAX_BYTES_READ_AT_ONCE => read_events(&engine, &body, is_ndjson)?,
         _ => engine.block(move |engine| read_events(engine, &body, is_ndjson)).await??,
     };
-    let (events, outcomes) = engine.intake.take_in(events, n_bytes).await?;
-    count(&engine, &events, &outcomes, &errors);
+    for rejected in &errors {
+        let kind = rejected.kind.as_deref().unwrap_or(UNKNOWN_TYPE);
+        engine.metrics.count_events(kind, "rejected", 1);
+    }
+    let outcomes = engine.intake.take_in(events, n_bytes).await?;
     let accepted = outcomes.iter().filter(|outcome| **outcome == Outcome::Accepted).count();
     let duplicate = outcomes.len() - accepted;
     let report = Report { accepted, duplicate, rejected: errors.len(), errors };
@@ -117,28 +118,6 @@ fn read_events(engine: &Engine, body: &[u8], is_ndjson: bool) -> Result<Read, Pr
         }
     }
     Ok(Read { events, errors })
-}
-
-fn count(engine: &Engine, events: &[NamedEvent], outcomes: &[Outcome], errors: &[Rejected]) {
-    let now = engine.clock.now();
-    let mut counts = BTreeMap::<(&str, &'static str), u64>::new();
-    for (event, outcome) in events.iter().zip(outcomes) {
-        let outcome = match outcome {
-            Outcome::Accepted => {
-                engine.metrics.observe_lag(event.time, now);
-                "accepted"
-            }
-            Outcome::Duplicate => "duplicate",
-        };
-        *counts.entry((&event.kind, outcome)).or_default() += 1;
-    }
-    for rejected in errors {
-        let kind = rejected.kind.as_deref().unwrap_or(UNKNOWN_TYPE);
-        *counts.entry((kind, "rejected")).or_default() += 1;
-    }
-    for ((kind, outcome), n) in counts {
-        engine.metrics.count_events(kind, outcome, n);
-    }
 }
 
 fn reject(code: &'static str, message: impl Into<String>) -> Rejected {

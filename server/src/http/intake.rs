@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use featurestore::NamedEvent;
 use featurestore::log::Outcome;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::pool::{MAX_BLOCKING, Refusal};
 use super::problem::Problem;
@@ -18,23 +19,34 @@ use super::state::Engine;
 /// Events that came in more bytes than this do not go into the log with those of other requests.
 const MAX_GROUP_BYTES: usize = 1 << 20;
 
+/// So many bytes of events may wait.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// What has waited for longer, while a log does not take anything, is refused.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
 /// If events come again so soon, more are on their way.
 const BUSY: Duration = Duration::from_micros(500);
 
-/// The events of a request, and what became of each. None of them is in the log if there is a problem.
-pub(super) type Taken = Result<(Vec<NamedEvent>, Vec<Outcome>), Problem>;
+/// What became of each event of a request.
+type Taken = Result<Vec<Outcome>, Problem>;
 
 /// The events of a request.
 struct Job {
     events: Vec<NamedEvent>,
     /// The bytes that they came in.
     n_bytes: usize,
+    /// Not begun after that.
+    until: Instant,
     done: oneshot::Sender<Taken>,
+    /// Room for them while they wait.
+    _room: OwnedSemaphorePermit,
 }
 
 /// Where requests put their events.
 pub(super) struct Intake {
     jobs: mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
     /// Until the thread is started.
     waiting: Mutex<Option<mpsc::Receiver<Job>>>,
 }
@@ -42,7 +54,8 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn new() -> Self {
         let (jobs, waiting) = mpsc::channel(MAX_BLOCKING);
-        Self { jobs, waiting: Mutex::new(Some(waiting)) }
+        let room = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
+        Self { jobs, room, waiting: Mutex::new(Some(waiting)) }
     }
 
     /// Takes in what is put here, as long as `engine` is there.
@@ -58,13 +71,24 @@ impl Intake {
         Ok(())
     }
 
-    /// Has `events` taken in, which came in `n_bytes`.
+    /// Has `events` taken in and counted, which came in `n_bytes`.
     ///
     /// # Errors
-    /// If the log refuses them, or [`MAX_BLOCKING`] requests wait.
+    /// If the log refuses them, or too many wait. A shared log may have them all the same if it did not answer.
     pub(super) async fn take_in(&self, events: Vec<NamedEvent>, n_bytes: usize) -> Taken {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let n_permits = n_bytes.min(MAX_WAITING_BYTES) as u32;
+        let room = self.room.clone().try_acquire_many_owned(n_permits);
+        let _room = room.map_err(|_| Refusal::Full)?;
         let (done, taken) = oneshot::channel();
-        self.jobs.try_send(Job { events, n_bytes, done }).map_err(|_| Refusal::Full)?;
+        let until = Instant::now() + MAX_WAIT;
+        let refused = |error| match error {
+            TrySendError::Full(_) => Refusal::Full,
+            TrySendError::Closed(_) => Refusal::Panicked,
+        };
+        self.jobs.try_send(Job { events, n_bytes, until, done, _room }).map_err(refused)?;
         taken.await.map_err(|_| Refusal::Panicked)?
     }
 }
@@ -110,15 +134,23 @@ fn groups(jobs: Vec<Job>) -> Vec<Vec<Job>> {
 fn take_in_group(engine: &Engine, group: Vec<Job>) {
     let (mut events, mut requests) = (Vec::new(), Vec::with_capacity(group.len()));
     for job in group {
-        requests.push((job.events.len(), job.done));
-        events.extend(job.events);
+        if Instant::now() >= job.until {
+            // A caller that has gone meanwhile misses nothing, here and below.
+            let _ = job.done.send(Err(Refusal::Late.into()));
+        } else {
+            requests.push((job.events.len(), job.done));
+            events.extend(job.events);
+        }
     }
-    let append = || engine.ingest(&events).map_err(Problem::from);
+    let append = || -> Taken {
+        let outcomes = engine.ingest(&events)?;
+        engine.count_events(&events, &outcomes);
+        Ok(outcomes)
+    };
     let taken = catch_unwind(AssertUnwindSafe(append)).unwrap_or(Err(Refusal::Panicked.into()));
-    let (events, outcomes) = (&mut events.into_iter(), &mut taken.iter().flatten().copied());
+    let outcomes = &mut taken.iter().flatten().copied();
     for (n, done) in requests {
-        let of_request = (events.take(n).collect(), outcomes.take(n).collect());
-        // A caller that has gone meanwhile misses nothing.
+        let of_request = outcomes.take(n).collect();
         let _ = done.send(taken.as_ref().map(|_| of_request).map_err(Problem::clone));
     }
 }
@@ -129,7 +161,14 @@ mod tests {
 
     #[test]
     fn small_requests_go_together_and_large_ones_alone() {
-        let job = |n_bytes| Job { events: Vec::new(), n_bytes, done: oneshot::channel().0 };
+        let room = Arc::new(Semaphore::new(MAX_WAITING_BYTES));
+        let job = |n_bytes| Job {
+            events: Vec::new(),
+            n_bytes,
+            until: Instant::now(),
+            done: oneshot::channel().0,
+            _room: room.clone().try_acquire_owned().expect("there is room"),
+        };
         let half = MAX_GROUP_BYTES / 2;
         let jobs = [10, half, half, 1, 2 * MAX_GROUP_BYTES, 5, 0].map(job);
         let groups = groups(jobs.into());

@@ -372,6 +372,25 @@ impl Engine {
         Ok(outcomes)
     }
 
+    /// Counts events that were sent, and how old they are.
+    pub(super) fn count_events(&self, events: &[NamedEvent], outcomes: &[Outcome]) {
+        let now = self.clock.now();
+        let mut counts = BTreeMap::<(&str, &'static str), u64>::new();
+        for (event, outcome) in events.iter().zip(outcomes) {
+            let outcome = match outcome {
+                Outcome::Accepted => {
+                    self.metrics.observe_lag(event.time, now);
+                    "accepted"
+                }
+                Outcome::Duplicate => "duplicate",
+            };
+            *counts.entry((&event.kind, outcome)).or_default() += 1;
+        }
+        for ((kind, outcome), n) in counts {
+            self.metrics.count_events(kind, outcome, n);
+        }
+    }
+
     /// Appends the records that `change` makes of the catalogue as it is now to the log, and folds them into the state,
     /// before anything else is taken in. They are as durable as events are, and the next request knows them.
     ///
