@@ -1,5 +1,6 @@
 //! `cascade bench`: how fast is it?
 
+mod connection;
 mod events;
 mod load;
 mod serve;

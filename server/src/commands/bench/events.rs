@@ -1,17 +1,16 @@
 //! `cascade bench events`: how many events a server takes in, and how soon they are visible.
 
+use std::num::NonZero;
 use std::time::{Duration, Instant};
 
-use actix_web::http::header;
 use actix_web::rt;
 use anyhow::{Context, bail, ensure};
-use awc::Client;
 use engine::config::Config;
 use hdrhistogram::Histogram;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::connection::{Connection, read_json};
 use super::{machine, ms, result};
 use crate::commands::{Global, Outcome};
 
@@ -31,8 +30,8 @@ pub(crate) struct Events {
     #[arg(long, default_values_t = [1, 1_000])]
     batch: Vec<usize>,
     /// Requests at once.
-    #[arg(long, default_value_t = 64)]
-    connections: usize,
+    #[arg(long, default_value = "64")]
+    connections: NonZero<usize>,
     /// For how long.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -47,7 +46,6 @@ pub(crate) struct Events {
 /// Where to, and as whom.
 #[derive(Clone)]
 struct Target {
-    client: Client,
     url: String,
     ask: String,
     key: Option<String>,
@@ -102,12 +100,11 @@ impl Events {
         kind: String,
         results: &mut Vec<Value>,
     ) -> anyhow::Result<()> {
-        let client = Client::builder().timeout(PATIENCE).finish();
         let run = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
         let ask = self.ask.as_deref().unwrap_or(&url).trim_end_matches('/').to_owned();
         let key = self.key.clone();
         let mut target =
-            Target { client, url, ask, key, kind, items: Vec::new(), run: format!("bench-{run}") };
+            Target { url, ask, key, kind, items: Vec::new(), run: format!("bench-{run}") };
         target.items = target.known_items().await?;
         for batch in &self.batch {
             let per_second = self.ingest(&target, *batch).await?;
@@ -130,17 +127,18 @@ impl Events {
             let target = target.clone();
             rt::spawn(async move {
                 let mut n = 0;
+                let mut server = target.connect(&target.url).await?;
                 for round in 0.. {
                     if started.elapsed() >= span {
                         break;
                     }
                     let first = format!("{batch}-{connection}-{round}");
-                    n += target.send(&first, batch).await?;
+                    n += target.send(&mut server, &first, batch).await?;
                 }
                 anyhow::Ok(n)
             })
         };
-        let tasks: Vec<_> = (0..self.connections).map(post).collect();
+        let tasks: Vec<_> = (0..self.connections.get()).map(post).collect();
         let mut n = 0;
         for task in tasks {
             n += task.await.context("a task failed")??;
@@ -150,29 +148,13 @@ impl Events {
 }
 
 impl Target {
-    fn authorized(&self, request: awc::ClientRequest) -> awc::ClientRequest {
-        match &self.key {
-            Some(key) => request.insert_header((header::AUTHORIZATION, format!("Bearer {key}"))),
-            None => request,
-        }
-    }
-
-    async fn answer<T: DeserializeOwned>(
-        &self,
-        request: awc::ClientRequest,
-        body: &impl Serialize,
-    ) -> anyhow::Result<T> {
-        let sent = self.authorized(request).send_json(body).await;
-        let mut response = sent.map_err(|e| anyhow::anyhow!("{}: {e}", self.url))?;
-        let status = response.status();
-        let body = response.body().limit(1 << 24).await.context("the answer is cut off")?;
-        ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
-        Ok(serde_json::from_slice(&body)?)
+    async fn connect(&self, url: &str) -> anyhow::Result<Connection> {
+        Connection::open(url, self.key.as_deref(), PATIENCE).await
     }
 
     async fn known_items(&self) -> anyhow::Result<Vec<String>> {
-        let request = self.client.get(format!("{}/v1/items?n=1000", self.url));
-        let answer: Value = self.answer(request, &json!(null)).await?;
+        let mut server = self.connect(&self.url).await?;
+        let answer: Value = read_json(server.get("/v1/items?n=1000").await?)?;
         let items = answer["items"].as_array().context("no items")?;
         let ids = items.iter().filter_map(|item| item["id"].as_str().map(str::to_owned));
         let ids: Vec<String> = ids.collect();
@@ -183,7 +165,7 @@ impl Target {
     }
 
     /// Sends `n` events; returns how many were accepted.
-    async fn send(&self, name: &str, n: usize) -> anyhow::Result<u64> {
+    async fn send(&self, server: &mut Connection, name: &str, n: usize) -> anyhow::Result<u64> {
         let event = |i: usize| Event {
             event_id: format!("{}-{name}-{i}", self.run),
             r#type: &self.kind,
@@ -191,17 +173,18 @@ impl Target {
             user_id: format!("{}-{}", self.run, i % 100),
         };
         let body: Vec<Event<'_>> = (0..n).map(event).collect();
-        let request = self.client.post(format!("{}/v1/events", self.url));
-        let report: Report = self.answer(request, &body).await?;
+        let report: Report =
+            read_json(server.post("/v1/events", &serde_json::to_vec(&body)?).await?)?;
         Ok(report.accepted)
     }
 
     /// Waits until the server that is asked has taken in everything that was sent: as long as it has not, it says so.
     async fn settle(&self) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
+        let mut server = self.connect(&self.ask).await?;
         loop {
-            let request = self.client.post(format!("{}/v1/recommend", self.ask));
-            let answer: Value = self.answer(request, &json!({ "n": 1, "dry_run": true })).await?;
+            let question = serde_json::to_vec(&json!({ "n": 1, "dry_run": true }))?;
+            let answer: Value = read_json(server.post("/v1/recommend", &question).await?)?;
             if answer["degraded"] == json!([]) {
                 return Ok(());
             }
@@ -214,18 +197,19 @@ impl Target {
     /// acknowledged, and until an answer knows of it, from when the event was sent.
     async fn visible(&self, n: usize) -> anyhow::Result<(Histogram<u64>, Histogram<u64>)> {
         let (mut sent, mut asked) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+        let mut server = self.connect(&self.url).await?;
+        let mut other = self.connect(&self.ask).await?;
         for i in 0..n {
             let user = format!("{}-seen-{i}", self.run);
             let event = json!({
                 "type": self.kind, "user_id": user, "item_id": self.items[i % self.items.len()],
             });
-            let started = Instant::now();
-            let request = self.client.post(format!("{}/v1/events", self.url));
-            self.answer::<Report>(request, &event).await?;
-            sent.record(started.elapsed().as_micros() as u64)?;
             let question = json!({ "user_id": user, "n": 10, "dry_run": true });
-            let request = self.client.post(format!("{}/v1/recommend", self.ask));
-            let answer: Value = self.answer(request, &question).await?;
+            let (event, question) = (serde_json::to_vec(&event)?, serde_json::to_vec(&question)?);
+            let started = Instant::now();
+            read_json::<Report>(server.post("/v1/events", &event).await?)?;
+            sent.record(started.elapsed().as_micros() as u64)?;
+            let answer: Value = read_json(other.post("/v1/recommend", &question).await?)?;
             asked.record(started.elapsed().as_micros() as u64)?;
             let is_cold = answer["items"][0]["reasons"].to_string().contains("cold_user");
             ensure!(!is_cold, "the next answer does not know the event: {answer}");

@@ -7,19 +7,19 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use actix_web::http::header;
 use actix_web::rt;
 use anyhow::Context;
-use awc::{Client, Connector};
 use hdrhistogram::Histogram;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::connection::Connection;
 
 /// What is not answered by then has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Latencies are told apart to three digits, up to so many microseconds.
 const LONGEST_US: u64 = 60_000_000;
@@ -137,14 +137,17 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
     let (load, measured) = (Rc::new(load.clone()), Rc::new(RefCell::new(Measured::new())));
     let started = Instant::now();
     rt::System::new().block_on(async {
-        let connector = Connector::new().limit(load.connections).timeout(PATIENCE);
-        let client = Client::builder().connector(connector).timeout(PATIENCE).finish();
+        let connections = Rc::new(Connections {
+            idle: RefCell::default(),
+            room: Semaphore::new(load.connections),
+        });
         let mut tasks = Vec::new();
         while let Some(at) = arrivals.recv().await {
-            let (client, measured, load) = (client.clone(), measured.clone(), load.clone());
+            let (connections, measured, load) =
+                (connections.clone(), measured.clone(), load.clone());
             let i = measured.borrow().n_sent as usize;
             measured.borrow_mut().n_sent += 1;
-            tasks.push(rt::spawn(async move { ask(&client, &load, i, at, &measured).await }));
+            tasks.push(rt::spawn(async move { ask(&connections, &load, i, at, &measured).await }));
         }
         for task in tasks {
             // A task that panicked has said so; its request counts as sent and not as answered.
@@ -158,27 +161,47 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
     Ok(measured)
 }
 
-async fn ask(client: &Client, load: &Load, i: usize, at: Instant, measured: &RefCell<Measured>) {
+/// Those that are open and wait for the next request.
+struct Connections {
+    idle: RefCell<Vec<Connection>>,
+    room: Semaphore,
+}
+
+impl Connections {
+    /// The status and the body of the answer to `question`, over a connection that is free.
+    async fn ask(&self, load: &Load, question: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
+        let _permit = self.room.acquire().await?;
+        let idle = self.idle.borrow_mut().pop();
+        let mut connection = match idle {
+            Some(connection) => connection,
+            None => Connection::open(&load.url, load.key.as_deref(), PATIENCE).await?,
+        };
+        // What has failed is not used again.
+        let (status, body) = connection.post("/v1/recommend", question).await?;
+        let answer = (status, body.to_vec());
+        self.idle.borrow_mut().push(connection);
+        Ok(answer)
+    }
+}
+
+async fn ask(
+    connections: &Connections,
+    load: &Load,
+    i: usize,
+    at: Instant,
+    measured: &RefCell<Measured>,
+) {
     let mut body =
         json!({ "n": load.n, "deadline_ms": load.deadline.as_millis() as u64, "dry_run": true });
     if !load.users.is_empty() {
         body["user_id"] = load.users[i % load.users.len()].as_str().into();
     }
-    let mut request = client.post(format!("{}/v1/recommend", load.url));
-    if let Some(key) = &load.key {
-        request = request.insert_header((header::AUTHORIZATION, format!("Bearer {key}")));
-    }
-    let answer = async {
-        let mut response = request.send_json(&body).await.ok()?;
-        let body = response.body().limit(1 << 22).await.ok()?;
-        Some((response.status().as_u16(), body))
-    };
-    let answer = answer.await;
+    let answer = connections.ask(load, body.to_string().as_bytes()).await;
     let took = at.elapsed();
     let us = u64::try_from(took.as_micros()).unwrap_or(LONGEST_US).min(LONGEST_US);
     let mut measured = measured.borrow_mut();
     match answer {
-        Some((200, body)) => match serde_json::from_slice::<Answer>(&body) {
+        Ok((200, body)) => match serde_json::from_slice::<Answer>(&body) {
             Ok(answer) => {
                 measured.answered.saturating_record(us);
                 measured.n_good += u64::from(took <= load.deadline);
@@ -190,7 +213,7 @@ async fn ask(client: &Client, load: &Load, i: usize, at: Instant, measured: &Ref
             }
             Err(_) => measured.n_failed += 1,
         },
-        Some((429 | 503, _)) => measured.refused.saturating_record(us),
+        Ok((429 | 503, _)) => measured.refused.saturating_record(us),
         _ => measured.n_failed += 1,
     }
 }

@@ -1,6 +1,7 @@
 //! `cascade bench serve`: a running server under open-loop load.
 
 use std::cell::RefCell;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use engine::config::Config;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::load::{Load, Measured, run};
+use super::connection::{Connection, read_json};
+use super::load::{Load, Measured, PATIENCE, run};
 use super::{machine, ms, result};
 use crate::commands::{Global, Outcome, UsageError};
 
@@ -46,8 +48,8 @@ pub(crate) struct Serve {
     #[arg(long, default_value_t = 50)]
     deadline_ms: u64,
     /// Connections at most.
-    #[arg(long, default_value_t = 256)]
-    connections: usize,
+    #[arg(long, default_value = "256")]
+    connections: NonZero<usize>,
     /// API key, if the server wants one.
     #[arg(long)]
     key: Option<String>,
@@ -117,7 +119,7 @@ impl Serve {
             deadline: Duration::from_millis(self.deadline_ms),
             rate: 10.0,
             span: Duration::from_secs_f64(self.seconds),
-            connections: self.connections,
+            connections: self.connections.get(),
             seed: self.seed,
         })
     }
@@ -156,16 +158,10 @@ fn known_users(url: &str, key: Option<&str>) -> anyhow::Result<Vec<String>> {
     struct Users {
         users: Vec<User>,
     }
-    let users = rt::System::new().block_on(async {
-        let mut request = awc::Client::default().get(format!("{url}/v1/users?n=1000"));
-        if let Some(key) = key {
-            request = request.insert_header(("authorization", format!("Bearer {key}")));
-        }
-        let mut response = request.send().await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-        if !response.status().is_success() {
-            bail!("{url}/v1/users answers {}: give a key or --users", response.status());
-        }
-        response.json::<Users>().limit(1 << 24).await.context("the users cannot be read")
+    let users: Users = rt::System::new().block_on(async {
+        let mut server = Connection::open(url, key, PATIENCE).await?;
+        read_json(server.get("/v1/users?n=1000").await?)
+            .with_context(|| format!("{url} does not name its users: give a key or --users"))
     })?;
     Ok(users.users.into_iter().map(|user| user.id).collect())
 }
