@@ -48,6 +48,7 @@ use engine::config::Config;
 use tokio::sync::oneshot;
 
 use keys::Access;
+use observer::{UNMATCHED, observe};
 use operations::{Operation, operations};
 use problem::Problem;
 use state::Engine;
@@ -123,9 +124,7 @@ fn start(
     admin: Option<SocketAddr>,
 ) -> anyhow::Result<(Server, SocketAddr, Option<SocketAddr>)> {
     let data = web::Data::from(engine.clone());
-    let app = move || {
-        App::new().app_data(data.clone()).wrap(from_fn(observer::observe)).configure(routes)
-    };
+    let app = move || App::new().app_data(data.clone()).configure(|config| routes(config, &data));
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut server = HttpServer::new(app)
         .workers(cores.div_ceil(2))
@@ -145,7 +144,7 @@ fn start(
     Ok((server.run(), first, admin))
 }
 
-fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig, engine: &web::Data<Engine>) {
     // The first that matches a path wins: those of one path are one resource.
     let mut paths: Vec<(&str, Vec<Operation>)> = Vec::new();
     for operation in operations() {
@@ -154,6 +153,8 @@ fn routes(config: &mut web::ServiceConfig) {
             None => paths.push((operation.path, vec![operation])),
         }
     }
+    // The paths that are what they say need no search, and most requests are for them.
+    paths.sort_by_key(|(path, _)| path.contains('{'));
     for (path, operations) in paths {
         let allow = operations.iter().map(|it| it.method).collect::<Vec<_>>().join(", ");
         let access = operations[0].access;
@@ -161,16 +162,23 @@ fn routes(config: &mut web::ServiceConfig) {
         for operation in operations {
             resource = resource.route(operation.route);
         }
-        config.service(guarded(resource, allow, access));
+        config.service(observed(resource, path, allow, access, engine.clone()));
     }
-    config.default_service(web::to(not_found));
+    let engine = engine.clone();
+    let unmatched = from_fn(move |request, next| {
+        observe(engine.clone(), UNMATCHED, Access::Open, request, next)
+    });
+    config.default_service(web::to(not_found).wrap(unmatched));
 }
 
-/// `resource`, which has the methods in `allow`, for those who have `access`. The observer gives errors their body.
-fn guarded(
+/// `resource` at `path`, which has the methods in `allow`, for those who have `access`. The observer gives errors their
+/// body.
+fn observed(
     resource: Resource,
+    path: &'static str,
     allow: String,
     access: Access,
+    engine: web::Data<Engine>,
 ) -> Resource<
     impl ServiceFactory<
         ServiceRequest,
@@ -185,7 +193,8 @@ fn guarded(
             HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, &*allow)).finish();
         async move { response }
     }));
-    resource.wrap(from_fn(move |request, next| keys::require(access, request, next)))
+    resource
+        .wrap(from_fn(move |request, next| observe(engine.clone(), path, access, request, next)))
 }
 
 async fn not_found(http: HttpRequest) -> Result<HttpResponse, Problem> {

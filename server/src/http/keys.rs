@@ -1,11 +1,8 @@
 //! Who may call a route: those whose key has its scope, or everybody on this machine if there are no keys.
 
-use actix_web::body::BoxBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::http::{Method, StatusCode};
-use actix_web::middleware::Next;
-use actix_web::{Error, web};
 use engine::keys::{ApiKey, Scope, find};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -40,25 +37,15 @@ impl Access {
     }
 }
 
-/// Wraps the routes to which `access` leads. A request that has none is answered before its body is read.
-pub(super) async fn require(
+/// Why `request` may not go where `access` leads; `None`: it may.
+pub(super) fn refusal(
+    engine: &Engine,
     access: Access,
-    request: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    match refusal(access, &request) {
-        Some(problem) => Ok(request.error_response(problem)),
-        None => next.call(request).await,
-    }
-}
-
-fn refusal(access: Access, request: &ServiceRequest) -> Option<Problem> {
+    request: &ServiceRequest,
+) -> Option<Problem> {
     let scope = access.scope(request.method())?;
     let unauthorized =
         |detail: &str| Some(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
-    let Some(engine) = request.app_data::<web::Data<Engine>>() else {
-        return Some(Problem::internal("the server has no keys to compare with"));
-    };
     let address = request.app_config().local_addr();
     if access == Access::Administration && engine.admin.get().is_some_and(|it| *it != address) {
         return Some(Problem::of_status(StatusCode::NOT_FOUND));

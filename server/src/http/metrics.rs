@@ -17,13 +17,13 @@ use prometheus_client::registry::Registry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteStatus {
-    route: String,
+    route: &'static str,
     status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
-    route: String,
+    route: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -216,10 +216,9 @@ impl Metrics {
     }
 
     /// Counts an HTTP request. `route`: a pattern, never a path.
-    pub(super) fn count_request(&self, route: &str, status: u16, duration: Duration) {
-        let label = RouteStatus { route: route.to_owned(), status };
-        self.http_requests.get_or_create(&label).inc();
-        let label = Route { route: route.to_owned() };
+    pub(super) fn count_request(&self, route: &'static str, status: u16, duration: Duration) {
+        self.http_requests.get_or_create(&RouteStatus { route, status }).inc();
+        let label = Route { route };
         self.http_request_duration.get_or_create(&label).observe(duration.as_secs_f64());
     }
 

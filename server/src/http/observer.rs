@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, web};
 
+use super::keys::{self, Access};
 use super::problem::Problem;
 use super::state::Engine;
 
@@ -18,7 +19,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
 /// The route of requests that no route takes.
-const UNMATCHED: &str = "unmatched";
+pub(super) const UNMATCHED: &str = "unmatched";
 
 /// When a request arrived.
 #[derive(Clone, Copy)]
@@ -29,27 +30,26 @@ pub(super) fn arrival(request: &HttpRequest) -> Instant {
     request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0)
 }
 
-/// Wraps every route.
-pub(super) async fn observe<B: MessageBody + 'static>(
+/// Wraps a route, a pattern that paths match, to which `access` leads. A request that has none is answered before its body
+/// is read.
+pub(super) async fn observe(
+    engine: web::Data<Engine>,
+    route: &'static str,
+    access: Access,
     request: ServiceRequest,
-    next: Next<B>,
+    next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let arrived = Instant::now();
     request.extensions_mut().insert(Arrival(arrived));
-    let engine = request.app_data::<web::Data<Engine>>().cloned();
     let given = request_id(request.headers());
-    let request_id = given.unwrap_or_else(|| match &engine {
-        Some(engine) => engine.recommendation_ids.next(engine.clock.now()).0,
-        None => String::new(),
-    });
-    let response = next.call(request).await?.map_into_boxed_body();
+    let request_id = given.unwrap_or_else(|| engine.recommendation_ids.next(engine.clock.now()).0);
+    let response = match keys::refusal(&engine, access, &request) {
+        Some(problem) => request.error_response(problem),
+        None => next.call(request).await?,
+    };
     let mut response = with_problem(response, &request_id);
     let took = arrived.elapsed();
-    if let Some(engine) = engine {
-        let route = response.request().match_pattern();
-        let route = route.as_deref().unwrap_or(UNMATCHED);
-        engine.metrics.count_request(route, response.status().as_u16(), took);
-    }
+    engine.metrics.count_request(route, response.status().as_u16(), took);
     let timing = format!("total;dur={:.3}", took.as_secs_f64() * 1e3);
     add_header(response.response_mut(), REQUEST_ID, &request_id);
     add_header(response.response_mut(), SERVER_TIMING, &timing);
