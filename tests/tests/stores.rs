@@ -83,6 +83,14 @@ fn events(parts: &[(u32, u32, u8, f32)]) -> Vec<Event> {
     parts.iter().enumerate().map(event).collect()
 }
 
+/// The features of every store in Redis, and what they know of names and fields.
+fn fixture() -> (Arc<FeaturePlan>, Arc<EmbeddedStore>) {
+    let schema = schema();
+    let plan = plan_of(FEATURES, &schema);
+    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    (plan, catalogue)
+}
+
 /// The generation of every store here.
 fn first() -> Generation {
     Generation { name: "first".into(), n_own: 0, stamp: 0 }
@@ -179,9 +187,7 @@ fn fold(store: &RedisStore, catalogue: &EmbeddedStore, events: &[Event], batch: 
 #[test]
 fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
     let Some(redis) = Redis::start() else { return };
-    let schema = schema();
-    let plan = plan_of(FEATURES, &schema);
-    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let (plan, catalogue) = fixture();
     let cases = proptest::test_runner::Config::with_cases(40);
     let parts = (proptest::collection::vec(event(), 1..120), any::<u64>(), 1usize..40);
     let mut runner = proptest::test_runner::TestRunner::new(cases);
@@ -195,7 +201,7 @@ fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
         }
         let mut folded: Vec<Vec<f64>> = Vec::new();
         for stream in [&sorted, &shuffled] {
-            let embedded = store(plan.clone(), &schema);
+            let embedded = store(plan.clone(), &schema());
             stream.iter().for_each(|event| embedded.apply(event));
             let shared = in_redis(&redis, &plan, &catalogue);
             fold(&shared, &catalogue, stream, batch);
@@ -221,9 +227,7 @@ fn both_stores_agree_bit_for_bit_and_with_the_sorted_stream() {
 /// What is changed otherwise than through the log is read anew if a mark tells so, if the connection over which it is told was
 /// lost, and if everything was removed.
 fn hears_of_changes(redis: &[Redis]) {
-    let schema = schema();
-    let plan = plan_of(FEATURES, &schema);
-    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let (plan, catalogue) = fixture();
     let urls: Vec<String> = redis.iter().map(Redis::url).collect();
     let reading = connected(&urls, &plan, &catalogue);
     reading.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
@@ -295,9 +299,7 @@ fn hears_of_changes(redis: &[Redis]) {
 #[test]
 fn what_was_read_ahead_is_not_waited_for_and_read_again_while_it_is_in_use() {
     let Some(redis) = Redis::start() else { return };
-    let schema = schema();
-    let plan = plan_of(FEATURES, &schema);
-    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let (plan, catalogue) = fixture();
     let urls = [redis.url()];
     let (reading, other) =
         (connected(&urls, &plan, &catalogue), connected(&urls, &plan, &catalogue));
@@ -364,9 +366,7 @@ fn used_memory(redis: &Redis) -> u64 {
 fn size_of(n_users: u32) -> u64 {
     const EVENTS: i64 = 50;
     let redis = Redis::start().expect("it was started before");
-    let schema = schema();
-    let plan = plan_of(FEATURES, &schema);
-    let catalogue = store(Arc::new(plan.for_boards()), &schema);
+    let (plan, catalogue) = fixture();
     for user in 0..n_users {
         catalogue.intern(&format!("customer-{user:07}"), "i1");
     }

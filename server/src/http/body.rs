@@ -73,6 +73,10 @@ pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8]) -> Result<T, JsonErro
         let fault = Fault::new("", "an object is expected, not an array");
         return Err(JsonError { is_syntax: false, fault });
     }
+    if let Ok(value) = serde_json::from_slice(json) {
+        return Ok(value);
+    }
+    // Once more, to know where the mistake is, which takes longer to follow.
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value = serde_path_to_error::deserialize(&mut deserializer);
     let value = value.map_err(|error| json_error(pointer(error.path()), error.inner()))?;

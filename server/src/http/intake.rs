@@ -25,8 +25,8 @@ const MAX_WAITING_BYTES: usize = 64 << 20;
 /// What has waited for longer, while a log does not take anything, is refused.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
-/// If events come again so soon, more are on their way.
-const BUSY: Duration = Duration::from_micros(500);
+/// If events came so lately, more are on their way.
+const BUSY: Duration = Duration::from_micros(50);
 
 /// What became of each event of a request.
 type Taken = Result<Vec<Outcome>, Problem>;
@@ -94,22 +94,31 @@ impl Intake {
 }
 
 fn take_in_all(engine: &Weak<Engine>, mut waiting: mpsc::Receiver<Job>) {
-    let (mut jobs, mut done_at) = (Vec::new(), Instant::now());
-    while waiting.blocking_recv_many(&mut jobs, MAX_BLOCKING) > 0 {
-        if done_at.elapsed() < BUSY {
-            // What is on its way comes along. One by one, each would cost a wake of this thread and of who waits for it.
+    let (mut jobs, mut done_at) = (Vec::new(), Instant::now() - BUSY);
+    loop {
+        // To wake this thread for each of those that follow so closely would cost the one that takes requests in more than
+        // looking costs here; and those that come meanwhile go together.
+        while jobs.is_empty() && done_at.elapsed() < BUSY {
             thread::yield_now();
-            while jobs.len() < MAX_BLOCKING
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
+            take_waiting(&mut waiting, &mut jobs);
+        }
+        if jobs.is_empty() && waiting.blocking_recv_many(&mut jobs, MAX_BLOCKING) == 0 {
+            return;
         }
         let Some(engine) = engine.upgrade() else { return };
         for group in groups(std::mem::take(&mut jobs)) {
             take_in_group(&engine, group);
         }
         done_at = Instant::now();
+    }
+}
+
+/// Moves what waits into `jobs`.
+fn take_waiting(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    while jobs.len() < MAX_BLOCKING
+        && let Ok(job) = waiting.try_recv()
+    {
+        jobs.push(job);
     }
 }
 
