@@ -117,8 +117,8 @@ impl From<JsonError> for Problem {
 pub(super) fn is_ndjson(http: &HttpRequest) -> bool {
     let content_type = http.headers().get(header::CONTENT_TYPE);
     let essence = content_type.and_then(|value| value.to_str().ok()?.split(';').next());
-    let essence = essence.map(|essence| essence.trim().to_ascii_lowercase());
-    matches!(essence.as_deref(), Some("application/x-ndjson" | "application/jsonl"))
+    let is = |name: &str| essence.is_some_and(|it| it.trim().eq_ignore_ascii_case(name));
+    is("application/x-ndjson") || is("application/jsonl")
 }
 
 /// The objects of a body that has many: the lines of NDJSON, the entries of an array, or the one object that there is.

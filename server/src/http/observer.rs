@@ -50,7 +50,7 @@ pub(super) async fn observe(
     let mut response = with_problem(response, &request_id);
     let took = arrived.elapsed();
     engine.metrics.count_request(route, response.status().as_u16(), took);
-    let timing = format!("total;dur={:.3}", took.as_secs_f64() * 1e3);
+    let timing = format!("total;dur={}.{:03}", took.as_millis(), took.as_micros() % 1_000);
     add_header(response.response_mut(), REQUEST_ID, &request_id);
     add_header(response.response_mut(), SERVER_TIMING, &timing);
     Ok(response)
