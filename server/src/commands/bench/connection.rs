@@ -12,6 +12,9 @@ use httparse::{EMPTY_HEADER, Response, Status};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// Most connections of one measurement.
+pub(super) const MAX_CONNECTIONS: i64 = 10_000;
+
 /// Most headers of an answer.
 const MAX_HEADERS: usize = 64;
 
@@ -35,6 +38,25 @@ struct Head {
     body: usize,
 }
 
+/// What a URL says.
+#[derive(Debug, PartialEq)]
+struct Place {
+    host: String,
+    port: u16,
+    /// What every path begins with.
+    prefix: String,
+}
+
+impl Place {
+    fn of(url: &str) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
+        ensure!(uri.scheme_str() == Some("http"), "{url}: only http:// is spoken here");
+        let host = uri.host().with_context(|| format!("{url} names no host"))?.to_owned();
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { host, port: uri.port_u16().unwrap_or(80), prefix })
+    }
+}
+
 impl Connection {
     /// A connection to the server at `url`. What is not answered within `patience` has failed.
     ///
@@ -45,18 +67,17 @@ impl Connection {
         key: Option<&str>,
         patience: Duration,
     ) -> anyhow::Result<Self> {
-        let uri: Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
-        ensure!(uri.scheme_str() == Some("http"), "{url}: only http:// is spoken here");
-        let host = uri.host().with_context(|| format!("{url} names no host"))?;
-        let port = uri.port_u16().unwrap_or(80);
-        let stream = timeout(patience, TcpStream::connect((host, port))).await;
+        let Place { host, port, prefix } = Place::of(url)?;
+        // An IPv6 address has brackets in a URL and in the header, and none for the system.
+        let name = host.trim_matches(['[', ']']);
+        let stream = timeout(patience, TcpStream::connect((name, port))).await;
         let stream = stream.map_err(anyhow::Error::from).and_then(|it| Ok(it?));
         let stream = stream.with_context(|| format!("cannot connect to {url}"))?;
         stream.set_nodelay(true)?;
         let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
         Ok(Self {
             stream,
-            prefix: uri.path().trim_end_matches('/').to_owned(),
+            prefix,
             headers: format!("host: {host}:{port}\r\n{key}content-type: application/json\r\n"),
             sent: Vec::new(),
             received: Vec::new(),
@@ -138,6 +159,35 @@ fn head(received: &[u8]) -> anyhow::Result<Option<Head>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_says_where_to_and_under_which_path() {
+        let place = |host: &str, port, prefix: &str| Place {
+            host: host.to_owned(),
+            port,
+            prefix: prefix.to_owned(),
+        };
+        for (url, expected) in [
+            ("http://127.0.0.1:8080", place("127.0.0.1", 8080, "")),
+            ("http://shop.example/api/", place("shop.example", 80, "/api")),
+            ("http://[::1]:9", place("[::1]", 9, "")),
+        ] {
+            assert_eq!(Place::of(url).unwrap(), expected, "{url}");
+        }
+        for url in ["127.0.0.1:8080", "https://shop.example", "", "http://"] {
+            assert!(Place::of(url).is_err(), "{url:?}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_address_in_brackets_is_connected_to() {
+        let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+            eprintln!("SKIPPED: this machine has no IPv6");
+            return;
+        };
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        Connection::open(&url, None, Duration::from_secs(5)).await.unwrap();
+    }
 
     #[test]
     fn a_head_is_read_when_it_is_all_there() {

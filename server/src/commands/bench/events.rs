@@ -1,16 +1,16 @@
 //! `cascade bench events`: how many events a server takes in, and how soon they are visible.
 
-use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use actix_web::rt;
 use anyhow::{Context, bail, ensure};
+use clap::value_parser;
 use engine::config::Config;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::connection::{Connection, read_json};
+use super::connection::{Connection, MAX_CONNECTIONS, read_json};
 use super::{machine, ms, result};
 use crate::commands::{Global, Outcome};
 
@@ -30,8 +30,8 @@ pub(crate) struct Events {
     #[arg(long, default_values_t = [1, 1_000])]
     batch: Vec<usize>,
     /// Requests at once.
-    #[arg(long, default_value = "64")]
-    connections: NonZero<usize>,
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..=MAX_CONNECTIONS))]
+    connections: u32,
     /// For how long.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -123,7 +123,7 @@ impl Events {
     /// Events a second in batches of `batch`.
     async fn ingest(&self, target: &Target, batch: usize) -> anyhow::Result<f64> {
         let (started, span) = (Instant::now(), Duration::from_secs_f64(self.seconds));
-        let post = |connection: usize| {
+        let post = |connection: u32| {
             let target = target.clone();
             rt::spawn(async move {
                 let mut n = 0;
@@ -138,7 +138,7 @@ impl Events {
                 anyhow::Ok(n)
             })
         };
-        let tasks: Vec<_> = (0..self.connections.get()).map(post).collect();
+        let tasks: Vec<_> = (0..self.connections).map(post).collect();
         let mut n = 0;
         for task in tasks {
             n += task.await.context("a task failed")??;
@@ -182,8 +182,8 @@ impl Target {
     async fn settle(&self) -> anyhow::Result<()> {
         let until = Instant::now() + PATIENCE;
         let mut server = self.connect(&self.ask).await?;
+        let question = serde_json::to_vec(&json!({ "n": 1, "dry_run": true }))?;
         loop {
-            let question = serde_json::to_vec(&json!({ "n": 1, "dry_run": true }))?;
             let answer: Value = read_json(server.post("/v1/recommend", &question).await?)?;
             if answer["degraded"] == json!([]) {
                 return Ok(());

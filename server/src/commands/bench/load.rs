@@ -43,7 +43,7 @@ pub(super) struct Load {
     /// For how long.
     pub(super) span: Duration,
     /// Connections at most.
-    pub(super) connections: usize,
+    pub(super) connections: u32,
     /// Start of the random sequence of arrivals.
     pub(super) seed: u64,
 }
@@ -139,7 +139,7 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
     rt::System::new().block_on(async {
         let connections = Rc::new(Connections {
             idle: RefCell::default(),
-            room: Semaphore::new(load.connections),
+            room: Semaphore::new(load.connections as usize),
         });
         let mut tasks = Vec::new();
         while let Some(at) = arrivals.recv().await {

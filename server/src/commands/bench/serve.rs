@@ -1,17 +1,17 @@
 //! `cascade bench serve`: a running server under open-loop load.
 
 use std::cell::RefCell;
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use actix_web::rt;
 use anyhow::{Context, bail};
+use clap::value_parser;
 use engine::config::Config;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::connection::{Connection, read_json};
+use super::connection::{Connection, MAX_CONNECTIONS, read_json};
 use super::load::{Load, Measured, PATIENCE, run};
 use super::{machine, ms, result};
 use crate::commands::{Global, Outcome, UsageError};
@@ -48,8 +48,8 @@ pub(crate) struct Serve {
     #[arg(long, default_value_t = 50)]
     deadline_ms: u64,
     /// Connections at most.
-    #[arg(long, default_value = "256")]
-    connections: NonZero<usize>,
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(1..=MAX_CONNECTIONS))]
+    connections: u32,
     /// API key, if the server wants one.
     #[arg(long)]
     key: Option<String>,
@@ -119,7 +119,7 @@ impl Serve {
             deadline: Duration::from_millis(self.deadline_ms),
             rate: 10.0,
             span: Duration::from_secs_f64(self.seconds),
-            connections: self.connections.get(),
+            connections: self.connections,
             seed: self.seed,
         })
     }
