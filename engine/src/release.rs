@@ -349,8 +349,8 @@ impl Release {
         write_file(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&self.manifest)?)
     }
 
-    /// The configuration without the paths of the machine that it was trained on, and without its keys.
-    fn portable_config(&self) -> Config {
+    /// The configuration without the paths of the machine that it is on, and without keys.
+    pub fn portable_config(&self) -> Config {
         let mut config = self.config.clone();
         let import = &mut config.training.embedding_import;
         *import = import.as_ref().map(EmbeddingImport::portable);

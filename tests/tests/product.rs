@@ -198,4 +198,11 @@ fn a_release_that_is_activated_beside_a_server_is_served() {
         assert!(std::time::Instant::now() < until, "{other} is active, and {first:?} is served");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
+    let first = first.expect("one was served");
+    let diff = project.run(["releases", "diff", &first, &other, "--json"]).done().json();
+    let changed = diff["differences"].as_object().expect("differences").keys();
+    let changed: Vec<_> = changed.filter(|key| key.starts_with("config.")).collect();
+    assert_eq!(changed, ["config.training.seed"]);
+    let back = project.run(["releases", "rollback", "--json"]).done().json();
+    assert_eq!(back, json!({ "active": first }));
 }

@@ -114,7 +114,7 @@ fn diff(shelf: &Shelf, a: &str, b: &str, json: bool) -> anyhow::Result<Outcome> 
         let release = shelf.open(id)?;
         let mut flat = serde_json::Map::new();
         flatten("manifest", &serde_json::to_value(&release.manifest)?, &mut flat);
-        flatten("config", &serde_json::to_value(&release.config)?, &mut flat);
+        flatten("config", &serde_json::to_value(release.portable_config())?, &mut flat);
         Ok(flat)
     };
     let (left, right) =
