@@ -21,6 +21,9 @@ use super::connection::Connection;
 /// What is not answered by then has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A connection that was not used for so long is not used again: a server closes such ones, this one after 75 s.
+const MAX_IDLE: Duration = Duration::from_secs(15);
+
 /// Latencies are told apart to three digits, up to so many microseconds.
 const LONGEST_US: u64 = 60_000_000;
 const DIGITS: u8 = 3;
@@ -137,10 +140,7 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
     let (load, measured) = (Rc::new(load.clone()), Rc::new(RefCell::new(Measured::new())));
     let started = Instant::now();
     rt::System::new().block_on(async {
-        let connections = Rc::new(Connections {
-            idle: RefCell::default(),
-            room: Semaphore::new(load.connections as usize),
-        });
+        let connections = Rc::new(Connections::new(load.connections));
         let mut tasks = Vec::new();
         while let Some(at) = arrivals.recv().await {
             let (connections, measured, load) =
@@ -161,25 +161,36 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Measured> {
     Ok(measured)
 }
 
-/// Those that are open and wait for the next request.
 struct Connections {
-    idle: RefCell<Vec<Connection>>,
+    /// Those that wait for the next request, and since when; the latest last.
+    idle: RefCell<Vec<(Instant, Connection)>>,
+    /// For those that may be open.
     room: Semaphore,
 }
 
 impl Connections {
+    fn new(n: u32) -> Self {
+        Self { idle: RefCell::default(), room: Semaphore::new(n as usize) }
+    }
+
+    /// One that is open, if there is one.
+    fn idle(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|(since, _)| since.elapsed() < MAX_IDLE);
+        idle.pop().map(|(_, connection)| connection)
+    }
+
     /// The status and the body of the answer to `question`, over a connection that is free.
     async fn ask(&self, load: &Load, question: &[u8]) -> anyhow::Result<(u16, Vec<u8>)> {
         let _permit = self.room.acquire().await?;
-        let idle = self.idle.borrow_mut().pop();
-        let mut connection = match idle {
+        let mut connection = match self.idle() {
             Some(connection) => connection,
             None => Connection::open(&load.url, load.key.as_deref(), PATIENCE).await?,
         };
         // What has failed is not used again.
         let (status, body) = connection.post("/v1/recommend", question).await?;
         let answer = (status, body.to_vec());
-        self.idle.borrow_mut().push(connection);
+        self.idle.borrow_mut().push((Instant::now(), connection));
         Ok(answer)
     }
 }
@@ -215,5 +226,42 @@ async fn ask(
         },
         Ok((429 | 503, _)) => measured.refused.saturating_record(us),
         _ => measured.n_failed += 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    #[actix_web::test]
+    async fn a_connection_that_the_server_may_have_closed_is_not_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            drop(listener.accept().unwrap());
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 1_000]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+        });
+        let load = Load {
+            url: url.clone(),
+            key: None,
+            users: Vec::new(),
+            n: 1,
+            deadline: PATIENCE,
+            rate: 1.0,
+            span: PATIENCE,
+            connections: 1,
+            seed: 7,
+        };
+        let connections = Connections::new(1);
+        let closed = Connection::open(&url, None, PATIENCE).await.unwrap();
+        connections.idle.borrow_mut().push((Instant::now() - MAX_IDLE, closed));
+        let (status, body) = connections.ask(&load, b"{}").await.unwrap();
+        assert_eq!((status, &*body), (200, &b"{}"[..]));
+        assert_eq!(connections.idle.borrow().len(), 1);
+        server.join().unwrap();
     }
 }
