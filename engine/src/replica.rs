@@ -119,7 +119,6 @@ pub struct Replica {
     settings: RedisSettings,
     nodes: Arc<Nodes>,
     log: Arc<SharedLog>,
-    me: String,
     live: Mutex<Live>,
     /// Those of the state in service. It changes while `live` is held, and is read without.
     features: RwLock<Arc<RedisStore>>,
@@ -196,14 +195,12 @@ impl Replica {
             prefix: store.prefix.clone(),
             near_cache_bytes: u64::from(store.near_cache_mb) << 20,
         };
-        let me = random_name(16);
         let is_stopped = AtomicBool::new(false);
         let making = Making {
             data_dir,
             settings: &settings,
             nodes: &nodes,
             log: &log,
-            me: &me,
             is_stopped: &is_stopped,
         };
         let state = open_store(data_dir, release, Keeps::Catalogue)?.state;
@@ -221,7 +218,6 @@ impl Replica {
             settings,
             nodes,
             log,
-            me,
             live: Mutex::new(Live { state, ids }),
             features: RwLock::new(features),
             is_behind: AtomicBool::new(true),
@@ -469,7 +465,6 @@ impl Replica {
             settings: &self.settings,
             nodes: &self.nodes,
             log: &self.log,
-            me: &self.me,
             is_stopped: &self.is_stopped,
         }
     }

@@ -12,6 +12,8 @@ mod addresses;
 mod ahead;
 mod apply;
 mod breaker;
+mod claim;
+mod error;
 mod hearing;
 mod keys;
 mod near;
@@ -23,7 +25,9 @@ mod shared_log;
 mod topology;
 mod wire;
 
-pub use nodes::{Nodes, RedisError};
+pub use claim::Claim;
+pub use error::RedisError;
+pub use nodes::Nodes;
 pub use packed::{Change, Noted, Stamp};
 pub use shared_log::{Entry, Follower, Head, SharedLog};
 

@@ -51,7 +51,7 @@ use keys::Access;
 use observer::{UNMATCHED, observe};
 use operations::{Operation, operations};
 use problem::Problem;
-use state::Engine;
+use state::{Engine, Phase};
 
 use crate::commands::UsageError;
 
@@ -231,6 +231,10 @@ fn load(
         .spawn(move || {
             let loaded = catch_unwind(AssertUnwindSafe(|| engine.load()));
             if let Err(error) = loaded.unwrap_or_else(|_| Err(anyhow!("loading panicked"))) {
+                // What was told to end, perhaps while it waited for Redis, has not failed.
+                if engine.phase() == Phase::Draining {
+                    return;
+                }
                 // The receiver is there until the server has stopped.
                 let _ = failure.send(error);
                 drop(handle.stop(false));

@@ -78,7 +78,9 @@ fn in_redis(redis: &Redis, embedded: &Arc<EmbeddedStore>, near_cache_bytes: u64)
         }
         Ok::<_, RedisError>(Generation { name: "only".into(), n_own: 0, stamp: 0 })
     };
-    store.load(changes, None).expect("Redis takes it");
+    let claim = store.claim("bench".into()).expect("Redis answers").expect("nobody else makes it");
+    store.load(&claim, changes, None).expect("Redis takes it");
+    store.release(claim).expect("Redis answers");
     store
 }
 

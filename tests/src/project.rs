@@ -159,7 +159,16 @@ impl Project {
 
     /// The same at the address `listen`.
     pub fn serve_at(&self, listen: &str) -> Server {
-        Server::start(self.command(["serve", "--json", "--clock", "data", "--listen", listen]))
+        Server::start(self.server_at(listen))
+    }
+
+    /// Starts the server on a free port, and does not wait until it answers.
+    pub fn begin_to_serve(&self) -> Server {
+        Server::begin(self.server_at("127.0.0.1:0"))
+    }
+
+    fn server_at(&self, listen: &str) -> Command {
+        self.command(["serve", "--json", "--clock", "data", "--listen", listen])
     }
 
     /// Folder of the active release.

@@ -66,6 +66,42 @@ impl Redis {
         Some(nodes)
     }
 
+    /// Has the keys that share a slot with `key` go from one master of the cluster `nodes` to another. The slot is on its way
+    /// until what this returns is called.
+    ///
+    /// # Panics
+    /// If a node refuses it.
+    pub fn begin_to_move<'a>(nodes: &'a [Self], key: &str) -> impl FnOnce() + use<'a> {
+        let lines = |answer: String| -> Vec<String> {
+            let is_value = |line: &&str| !line.starts_with(['$', '*', '+', ':']);
+            answer.lines().filter(is_value).map(str::to_owned).collect()
+        };
+        let does = |node: &Self, command: &str| {
+            let answer = node.ask(command);
+            assert!(answer.starts_with("+OK"), "{command}: {answer}");
+        };
+        let masters: Vec<&Self> = nodes.iter().filter(|node| node.is_master()).collect();
+        let is_there = |node: &Self| node.ask(&format!("EXISTS {key}")).starts_with(":");
+        let from = masters.iter().position(|node| is_there(node)).expect("a master has the slot");
+        let (from, to) = (masters[from], masters[(from + 1) % masters.len()]);
+        let slot = from.ask(&format!("CLUSTER KEYSLOT {key}"));
+        let slot = slot.lines().next().expect("it answers").trim_start_matches(':').to_owned();
+        let id_of = |node: &Self| lines(node.ask("CLUSTER MYID")).remove(0);
+        does(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {}", id_of(from)));
+        does(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {}", id_of(to)));
+        for key in lines(from.ask(&format!("CLUSTER GETKEYSINSLOT {slot} 1000"))) {
+            does(from, &format!("MIGRATE 127.0.0.1 {} {key} 0 5000", to.port));
+        }
+        let id = id_of(to);
+        move || {
+            // First the one that it comes to, so that none is without.
+            does(to, &format!("CLUSTER SETSLOT {slot} NODE {id}"));
+            for node in masters.iter().filter(|node| node.port != to.port) {
+                does(node, &format!("CLUSTER SETSLOT {slot} NODE {id}"));
+            }
+        }
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)

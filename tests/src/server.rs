@@ -45,7 +45,14 @@ impl Answer {
 
 impl Server {
     /// Starts `command`, which prints its address as its first line, and waits until it is ready.
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        let server = Self::begin(command);
+        server.wait_until_ready();
+        server
+    }
+
+    /// Starts `command`, which prints its address as its first line.
+    pub(crate) fn begin(mut command: Command) -> Self {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
         let mut stderr = child.stderr.take().expect("it is piped");
@@ -68,9 +75,7 @@ impl Server {
             let _ = child.wait();
             panic!("the first line is {line:?}; stderr: {}", stderr.join().unwrap_or_default());
         };
-        let server = Self { child, url, admin, stderr: Some(stderr) };
-        server.wait_until_ready();
-        server
+        Self { child, url, admin, stderr: Some(stderr) }
     }
 
     fn wait_until_ready(&self) {

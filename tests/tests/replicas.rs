@@ -508,3 +508,18 @@ fn the_shared_log_is_cut_when_it_has_too_many_bytes_and_nothing_is_lost() {
         assert_eq!((status, stderr.contains("error")), (Some(0), false), "{stderr}");
     }
 }
+
+#[test]
+fn a_server_that_waits_for_redis_ends_when_it_is_told() {
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let url = format!("redis://{}", silent.local_addr().expect("it is bound"));
+    let project = project(&[url]);
+    let server = project.begin_to_serve();
+    assert_eq!(server.get("/health/live").status, 200);
+    assert_eq!(server.get("/health/ready").status, 503);
+    std::thread::sleep(Duration::from_secs(2));
+    let (status, stderr) = server.terminate();
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("waiting for Redis"), "{stderr}");
+}

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use featurestore::log::Record;
 use featurestore::plan::{FeatureScratch, ItemRows};
 use featurestore::redis::{
-    Change, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore,
+    Change, Claim, Follower, Generation, Nodes, Noted, RedisError, RedisSettings, RedisStore,
+    SharedLog,
 };
 use featurestore::schema::{EventType, FieldKind};
 use featurestore::{
     EmbeddedStore, Entities, Event, FeaturePlan, FeatureStore, Freshness, ItemId, NO_SESSION,
-    Schema, Timestamp, UserId, Value,
+    NamedEvent, Schema, Timestamp, UserId, Value,
 };
 use proptest::prelude::*;
 use tests::{Redis, plan_of};
@@ -101,8 +103,21 @@ fn in_redis(redis: &Redis, plan: &Arc<FeaturePlan>, catalogue: &Arc<EmbeddedStor
     static N: AtomicU64 = AtomicU64::new(0);
     let prefix = format!("test{}", N.fetch_add(1, Ordering::SeqCst));
     let store = with_prefix(prefix, &[redis.url()], plan, catalogue);
-    store.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
+    make(&store, |_| first());
     store
+}
+
+/// Claims to make a generation.
+fn claim(store: &RedisStore, name: &str) -> Option<Claim> {
+    store.claim(name.into()).expect("Redis answers")
+}
+
+/// Makes a generation of `changes`.
+fn make(store: &RedisStore, changes: impl FnOnce(&mut dyn FnMut(Change)) -> Generation) {
+    let claim = claim(store, "test").expect("nobody else makes one");
+    let made = store.load(&claim, |fold| Ok::<_, RedisError>(changes(fold)), None);
+    assert!(made.expect("Redis takes it").is_some());
+    store.release(claim).expect("Redis answers");
 }
 
 /// One of several stores that share their values.
@@ -230,7 +245,7 @@ fn hears_of_changes(redis: &[Redis]) {
     let (plan, catalogue) = fixture();
     let urls: Vec<String> = redis.iter().map(Redis::url).collect();
     let reading = connected(&urls, &plan, &catalogue);
-    reading.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
+    make(&reading, |_| first());
     let write = |parts: &[(u32, u32, u8, f32)]| {
         let other = connected(&urls, &plan, &catalogue);
         other.use_generation(&first());
@@ -303,7 +318,7 @@ fn what_was_read_ahead_is_not_waited_for_and_read_again_while_it_is_in_use() {
     let urls = [redis.url()];
     let (reading, other) =
         (connected(&urls, &plan, &catalogue), connected(&urls, &plan, &catalogue));
-    other.load(|_| Ok::<_, RedisError>(first()), None).expect("Redis takes it");
+    make(&other, |_| first());
     reading.use_generation(&first());
     let write = |parts: &[(u32, u32, u8, f32)]| {
         fold(&other, &catalogue, &events(parts), 1);
@@ -355,6 +370,121 @@ fn what_is_changed_beside_the_log_of_a_cluster_is_read_anew() {
     hears_of_changes(&nodes);
 }
 
+/// A generation called `name`, of one event of each user.
+fn one_event_each(
+    name: &'static str,
+    n_users: u32,
+) -> impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, RedisError> {
+    move |fold| {
+        for event in events(&vec![(1, 2, 0, 3.0); n_users as usize]).iter_mut().zip(0..) {
+            let (event, user) = event;
+            event.user = UserId(user);
+            fold(Change::Event(Noted { stamp: 1, event: *event, codes: Vec::new() }));
+        }
+        Ok(Generation { name: name.into(), n_own: 1, stamp: 1 })
+    }
+}
+
+#[test]
+fn one_server_at_a_time_makes_what_others_read() {
+    let Some(redis) = Redis::start() else { return };
+    let (plan, catalogue) = fixture();
+    let stores = [(), ()].map(|()| connected(&[redis.url()], &plan, &catalogue));
+    let [slow, other] = &stores;
+    let name = |store: &RedisStore| store.generation().unwrap().map(|generation| generation.name);
+
+    let held = claim(slow, "of the slow").expect("nobody else makes one");
+    assert!(claim(other, "of the other").is_none());
+    let made = slow.load(&held, one_event_each("whole", N_USERS), None).unwrap();
+    assert_eq!(made.map(|generation| generation.name).as_deref(), Some("whole"));
+
+    // It did not answer for so long that the claim ended, and the other began.
+    assert!(redis.ask("DEL near:plan:loading").starts_with(":1"));
+    let by_other = claim(other, "of the other").expect("the claim has ended");
+    assert_eq!(slow.load(&held, one_event_each("late", N_USERS), None).unwrap(), None);
+    assert!(redis.ask("KEYS near:plan:late:*").starts_with("*0\r\n"));
+    assert_eq!(name(other).as_deref(), Some("whole"));
+    // What ends is one's own, and not what the other holds.
+    slow.release(held).unwrap();
+    assert!(claim(slow, "of the slow again").is_none());
+    assert!(other.load(&by_other, one_event_each("newer", N_USERS), None).unwrap().is_some());
+    assert_eq!(name(slow).as_deref(), Some("newer"));
+    other.release(by_other).unwrap();
+    assert!(claim(slow, "of the slow again").is_some());
+}
+
+#[test]
+fn what_does_not_fit_into_redis_does_not_stay_there() {
+    let Some(redis) = Redis::start() else { return };
+    let n_users = 20_000;
+    let (plan, catalogue) = fixture();
+    for user in 0..n_users {
+        catalogue.intern(&format!("customer {user}"), "i1");
+    }
+    let store = connected(&[redis.url()], &plan, &catalogue);
+    let held = claim(&store, "of this").expect("nobody else makes one");
+    let limit = used_memory(&redis) + (1 << 20);
+    assert!(redis.ask(&format!("CONFIG SET maxmemory {limit}")).starts_with("+OK"));
+    let error = store.load(&held, one_event_each("large", n_users), None).unwrap_err();
+    assert!(error.to_string().contains("maxmemory"), "{error}");
+    assert!(redis.ask("KEYS near:plan:large:*").starts_with("*0\r\n"));
+    assert!(redis.ask("CONFIG SET maxmemory 0").starts_with("+OK"));
+    assert!(store.load(&held, one_event_each("large", n_users), None).unwrap().is_some());
+    // Both have had values: those that do not fit were not refused before the first.
+    assert!(used_memory(&redis) > limit);
+}
+
+#[test]
+fn what_moves_to_another_node_of_a_cluster_is_found_there() {
+    let Some(nodes) = Redis::start_cluster() else { return };
+    let (plan, catalogue) = fixture();
+    let urls: Vec<String> = nodes.iter().map(Redis::url).collect();
+    let [writing, reading] = [(), ()].map(|()| connected(&urls, &plan, &catalogue));
+    make(&writing, |_| first());
+    reading.use_generation(&first());
+    let mut parts = vec![(1, 3, 0, 5.0), (2, 4, 1, 1.0)];
+    let mut write = |part| {
+        parts.push(part);
+        fold(&writing, &catalogue, &events(&parts), 1);
+    };
+    let read = |store: &RedisStore| format!("{:?}", numbers(store));
+    write((1, 3, 1, 2.0));
+
+    let arrive = Redis::begin_to_move(&nodes, "near:plan:first:{i:3}");
+    assert_eq!(read(&reading), read(&writing));
+    write((3, 3, 0, 7.0));
+    let fresh = || {
+        let store = connected(&urls, &plan, &catalogue);
+        store.use_generation(&first());
+        store
+    };
+    assert_eq!(read(&fresh()), read(&writing));
+    arrive();
+    write((4, 3, 0, 1.0));
+    assert_eq!(read(&fresh()), read(&writing));
+
+    let log = Arc::new(SharedLog::new(Arc::new(Nodes::new(&urls).expect("URLs")), "near"));
+    let append = || {
+        let event = NamedEvent { user: Some("u".into()), ..NamedEvent::default() };
+        log.append(&[Record::Event(event)], 0)
+    };
+    let mut follower = Follower::new(log.clone());
+    let mut n_behind = |stamp| follower.next(stamp, Duration::ZERO).expect("it is there").len();
+    let first = append().expect("Redis takes it");
+    assert_eq!((n_behind(0), n_behind(first)), (1, 0));
+    let arrive = Redis::begin_to_move(&nodes, "near:{log}");
+    assert_eq!((n_behind(0), n_behind(first)), (1, 0));
+    // One of its keys does not exist, and may for all that each node knows be with the other: it waits.
+    let appended = std::thread::scope(|scope| {
+        let appending = scope.spawn(append);
+        std::thread::sleep(Duration::from_millis(300));
+        arrive();
+        appending.join().expect("it does not panic")
+    });
+    assert!(appended.expect("Redis takes it") > first);
+    assert_eq!((n_behind(0), n_behind(first)), (2, 1));
+}
+
 /// Bytes that `redis` uses.
 fn used_memory(redis: &Redis) -> u64 {
     let info = redis.ask("INFO memory");
@@ -379,7 +509,7 @@ fn size_of(n_users: u32) -> u64 {
         seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (seed >> 33) % below
     };
-    let load = |fold: &mut dyn FnMut(Change)| {
+    make(&shared, |fold| {
         for k in 0..EVENTS {
             for user in 0..n_users {
                 let event = Event {
@@ -394,9 +524,8 @@ fn size_of(n_users: u32) -> u64 {
                 fold(Change::Event(Noted { stamp: 1, event, codes }));
             }
         }
-        Ok::<_, RedisError>(Generation { name: "whole".into(), n_own: 1, stamp: 1 })
-    };
-    shared.load(load, None).expect("Redis takes it");
+        Generation { name: "whole".into(), n_own: 1, stamp: 1 }
+    });
     used_memory(&redis) - before
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use featurestore::log::{EventLog, FsyncPolicy, OpenLogError};
 use featurestore::redis::{Follower, Stamp};
@@ -13,17 +13,23 @@ use crate::state::log_folder;
 /// How often it is tried to become the one that keeps the log.
 const KEEPER_REST: Duration = Duration::from_secs(1);
 
+/// It is tried less often if opening a long log takes longer: while a disk is full, that goes on for as long.
+const RESTS_OF_OPENING: u32 = 5;
+
 impl Replica {
     pub(super) fn keep(&self) {
-        let mut last_error = String::new();
+        let (mut last_error, mut opening) = (String::new(), Duration::ZERO);
         while !self.is_stopped() {
-            if let Err(error) = self.keep_on() {
+            if let Err(error) = self.keep_on(&mut opening) {
                 if error != last_error {
                     eprintln!("the event log is not kept by this server: {error}");
                 }
                 last_error = error;
             }
-            thread::sleep(if self.is_stopped() { Duration::ZERO } else { KEEPER_REST });
+            let until = Instant::now() + KEEPER_REST.max(opening * RESTS_OF_OPENING);
+            while Instant::now() < until && !self.is_stopped() {
+                thread::sleep(REST);
+            }
         }
     }
 
@@ -40,13 +46,14 @@ impl Replica {
         Ok(last)
     }
 
-    /// Keeps the log until something fails: another process keeps it, perhaps.
-    fn keep_on(&self) -> Result<(), String> {
-        let folder = log_folder(&self.data_dir);
+    /// Keeps the log until something fails: another process keeps it, perhaps. `opening`: how long it took to open it.
+    fn keep_on(&self, opening: &mut Duration) -> Result<(), String> {
+        let (folder, began) = (log_folder(&self.data_dir), Instant::now());
         let (mut log, opened) = EventLog::open(&folder, self.fsync).map_err(|e| match e {
             OpenLogError::InUse { .. } => "another process does".to_owned(),
             e => in_words(&e),
         })?;
+        *opening = began.elapsed();
         let mut at = opened.followed;
         if self.log.has_forgotten(at).map_err(|e| in_words(&e))? {
             at = self.keep_lost(&mut log, at)?;

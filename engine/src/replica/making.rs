@@ -16,9 +16,6 @@ use super::{REST, ReplicaError, random_name};
 use crate::release::Release;
 use crate::state::{Effect, State, fingerprint, log_folder};
 
-/// For how long a server may make a generation before another tries.
-const LOADING_CLAIM: Duration = Duration::from_secs(300);
-
 /// How long a server that starts waits for others to fold what it knows.
 const FOLDING: Duration = Duration::from_secs(3);
 
@@ -28,7 +25,6 @@ pub(super) struct Making<'a> {
     pub(super) settings: &'a RedisSettings,
     pub(super) nodes: &'a Arc<Nodes>,
     pub(super) log: &'a Arc<SharedLog>,
-    pub(super) me: &'a str,
     pub(super) is_stopped: &'a AtomicBool,
 }
 
@@ -82,8 +78,22 @@ impl Making<'_> {
         schema: &Schema,
         keep: Option<&[String]>,
     ) -> Result<(), ReplicaError> {
+        let changes = |note_one: &mut dyn FnMut(Change)| {
+            let mut state = State::for_catalogue(schema, features.plan_arc());
+            let records = EventLog::reader(&log_folder(self.data_dir), Position::START)?;
+            state.follow_noting(records, |change| note_one(note(change, 0)))?;
+            let (n_own, stamp) = (state.n_own(), state.followed());
+            Ok::<_, ReplicaError>(Generation { name: random_name(6), n_own, stamp })
+        };
         let before = features.generation()?.map(|generation| generation.name);
-        while !features.claim_loading(self.me, LOADING_CLAIM)? {
+        loop {
+            if let Some(claim) = features.claim(random_name(16))? {
+                let loaded = features.load(&claim, changes, keep);
+                let released = features.release(claim);
+                if loaded?.is_some() {
+                    return Ok(released?);
+                }
+            }
             if self.is_stopped.load(Ordering::SeqCst) {
                 return Err(ReplicaError::Stopped);
             }
@@ -96,17 +106,6 @@ impl Making<'_> {
                 _ => {}
             }
         }
-        let changes = |note_one: &mut dyn FnMut(Change)| {
-            let mut state = State::for_catalogue(schema, features.plan_arc());
-            let records = EventLog::reader(&log_folder(self.data_dir), Position::START)?;
-            state.follow_noting(records, |change| note_one(note(change, 0)))?;
-            let (n_own, stamp) = (state.n_own(), state.followed());
-            Ok::<_, ReplicaError>(Generation { name: random_name(6), n_own, stamp })
-        };
-        let loaded = features.load(changes, keep);
-        let released = features.release_loading();
-        loaded?;
-        Ok(released?)
     }
 }
 

@@ -4,8 +4,8 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::error::RedisError;
 use super::near::{FRESH_AT_LEAST, weight_of};
-use super::nodes::RedisError;
 use super::{RedisStore, Wanted};
 use crate::ids::ItemId;
 

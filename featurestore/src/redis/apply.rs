@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 use ::redis::Value;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::claim::Claim;
+use super::error::RedisError;
 use super::keys::{Keys, LOADED};
 use super::near::{Doubts, Known};
-use super::nodes::{Command, RedisError};
+use super::nodes::Command;
 use super::packed::{Change, Noted, Stamp, Tail, pack_base, pack_record};
 use super::{Generation, RedisStore, Wanted};
 use crate::ids::{ItemId, UserId};
@@ -28,7 +30,7 @@ const MAX_TAIL: usize = 512;
 const MAX_TRIES: usize = 20;
 
 /// How long one round trip may take while events are folded, and how much longer for each value in it.
-const ROUND_TRIP: Duration = Duration::from_secs(1);
+pub(super) const ROUND_TRIP: Duration = Duration::from_secs(1);
 const EACH: Duration = Duration::from_micros(500);
 /// How long while a generation is made.
 const BULK_ROUND_TRIP: Duration = Duration::from_secs(30);
@@ -383,48 +385,48 @@ impl RedisStore {
         self.nodes.run_one(command, Instant::now() + ROUND_TRIP).map(|_| ())
     }
 
-    /// Tries to become the one that makes a generation, for `span`. Call it again to stay so.
-    ///
-    /// # Errors
-    /// If Redis does not answer.
-    pub fn claim_loading(&self, me: &str, span: Duration) -> Result<bool, RedisError> {
-        let key = self.keys().loading();
-        let until = Instant::now() + ROUND_TRIP;
-        let mut cmd = ::redis::cmd("SET");
-        cmd.arg(&key).arg(me).arg("NX").arg("PX").arg(span.as_millis() as u64);
-        if matches!(self.nodes.run_one(Command::new(&key, &cmd), until)?, Value::Okay) {
-            return Ok(true);
-        }
-        let holder =
-            self.nodes.run_one(Command::new(&key, ::redis::cmd("GET").arg(&key)), until)?;
-        Ok(text_of(&holder).as_deref() == Some(me))
-    }
-
-    /// Gives back what [`claim_loading`](Self::claim_loading) took.
-    ///
-    /// # Errors
-    /// If Redis does not answer; the claim ends by itself then.
-    pub fn release_loading(&self) -> Result<(), RedisError> {
-        let key = self.keys().loading();
-        let command = Command::new(&key, ::redis::cmd("DEL").arg(&key));
-        self.nodes.run_one(command, Instant::now() + ROUND_TRIP).map(|_| ())
-    }
-
     /// Folds what `changes` gives to its argument, writes it as the generation that `changes` returns, has it read from now on,
-    /// and removes the values of its other generations, and those of all plans that are not in `keep`, if it says so. Cost: all of it in memory.
+    /// and removes the values of its other generations, and those of all plans that are not in `keep`, if it says so. `None`:
+    /// `claim` was lost meanwhile, and nothing of it is there. Cost: all of it in memory.
     ///
     /// # Errors
-    /// If `changes` fails, or Redis does not answer; what was written then is not read by anybody.
+    /// If `changes` fails, or Redis does not answer; what was written then is not read by anybody, and goes at the latest when
+    /// the next one is made.
     pub fn load<E: From<RedisError>>(
         &self,
+        claim: &Claim,
         changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E>,
         keep: Option<&[String]>,
-    ) -> Result<Generation, E> {
-        let mut working = Working::default();
-        let codes = |item, field| self.codes_of(item, field);
-        let generation = &changes(&mut |change| {
-            working.fold(&change.unstamped(), &self.plan, &codes);
-        })?;
+    ) -> Result<Option<Generation>, E> {
+        self.holding(claim, || {
+            let mut working = Working::default();
+            let codes = |item, field| self.codes_of(item, field);
+            let generation = changes(&mut |change| {
+                working.fold(&change.unstamped(), &self.plan, &codes);
+            })?;
+            let written = self.write_generation(&working, &generation, claim);
+            if !matches!(written, Ok(true)) {
+                // Redis may be full: it should not stay so for the sake of what nobody reads. If it does not answer, the next
+                // one removes them.
+                let keys = Keys { generation: generation.name.clone(), ..self.keys() };
+                let _ = self.remove(&[keys.all_values()], |key| key.starts_with(&keys.values()));
+            }
+            if !written? {
+                return Ok(None);
+            }
+            self.use_generation(&generation);
+            self.remove_others(keep)?;
+            Ok(Some(generation))
+        })
+    }
+
+    /// Writes the values of `generation`, and then that they are there, unless `claim` was lost: then `false`.
+    fn write_generation(
+        &self,
+        working: &Working,
+        generation: &Generation,
+        claim: &Claim,
+    ) -> Result<bool, RedisError> {
         let keys = Keys { generation: generation.name.clone(), ..self.keys() };
         let mut commands = Vec::new();
         for (key, record) in &working.records {
@@ -443,16 +445,17 @@ impl RedisStore {
             }
             self.flush(&mut commands, BULK_COMMANDS)?;
         }
-        let (applied, loaded) = (keys.applied(), keys.loaded());
+        let applied = keys.applied();
         let set = ::redis::cmd("SET").arg(&applied).arg(generation.stamp).clone();
         commands.push(Command::new(&applied, &set));
         self.flush(&mut commands, 1)?;
+        if !self.renew(claim)? {
+            return Ok(false);
+        }
+        let loaded = keys.loaded();
         let set = ::redis::cmd("SET").arg(&loaded).arg(generation.to_string()).clone();
-        commands.push(Command::new(&loaded, &set));
-        self.flush(&mut commands, 1)?;
-        self.use_generation(generation);
-        self.remove_others(keep)?;
-        Ok(generation.clone())
+        self.nodes.run_one(Command::new(&loaded, &set), Instant::now() + ROUND_TRIP)?;
+        Ok(true)
     }
 
     fn flush(&self, commands: &mut Vec<Command>, at_least: usize) -> Result<(), RedisError> {
@@ -473,11 +476,20 @@ impl RedisStore {
             Some(rest) => rest == LOADED || key.starts_with(&keys.values()),
             None => keep.is_none_or(|keep| keep.iter().any(|plan| key.starts_with(&keys.of(plan)))),
         };
+        self.remove(&[keys.all_loaded(), keys.all_values()], |key| !is_kept(key))
+    }
+
+    /// Removes the keys that match one of `patterns` and are to go.
+    fn remove(
+        &self,
+        patterns: &[String],
+        is_to_go: impl Fn(&str) -> bool,
+    ) -> Result<(), RedisError> {
         let until = Instant::now() + BULK_ROUND_TRIP;
-        for pattern in [keys.all_loaded(), keys.all_values()] {
+        for pattern in patterns {
             for node in self.nodes.masters(until) {
-                self.nodes.scan(&node, &pattern, |found| {
-                    let gone = found.iter().filter(|key| !is_kept(key));
+                self.nodes.scan(&node, pattern, |found| {
+                    let gone = found.iter().filter(|key| is_to_go(key));
                     let unlink = |key: &String| Command::new(key, ::redis::cmd("UNLINK").arg(key));
                     self.flush(&mut gone.map(unlink).collect(), 1)
                 })?;

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::RedisStore;
+use super::error::RedisError;
 use super::keys::{Keys, N_HASHES};
-use super::nodes::{Command, RedisError};
+use super::nodes::Command;
 use super::session::{Changed, Session};
 
 /// How long a node may take to tell.

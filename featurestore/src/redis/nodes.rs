@@ -4,7 +4,6 @@
 //! A call has a time by which it must end. Whatever fails or is late leaves its connection behind, since a late reply
 //! would be taken for that of the next command.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,8 @@ use ::redis::{
 use rustc_hash::FxHashMap;
 
 use super::addresses::Addresses;
-use super::breaker::{Breaker, FAILURES_TO_OPEN};
+use super::breaker::Breaker;
+use super::error::{RedisError, late, refused, sent};
 use super::session::Session;
 use super::topology::{N_SLOTS, Topology, range_of, slot_of};
 use super::wire::Wire;
@@ -34,57 +34,8 @@ const NOT_NOW: [&str; 5] = ["LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRY
 /// Connections that wait for their next call; further ones are closed.
 const MAX_IDLE: usize = 64;
 
-/// Why a command has no result.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum RedisError {
-    /// A URL cannot be used.
-    #[error("{url:?} is not a Redis URL that can be used: {reason}")]
-    Url {
-        /// The URL, without its password.
-        url: String,
-        /// Why.
-        reason: String,
-    },
-    /// A node cannot be reached, or did not answer in time.
-    #[error("Redis at {node}: {reason}")]
-    Node {
-        /// Host and port.
-        node: String,
-        /// Why.
-        reason: String,
-    },
-    /// A node failed so often that it is left alone for a while.
-    #[error(
-        "Redis at {node} failed {FAILURES_TO_OPEN} times in a row and is left alone for a while"
-    )]
-    Open {
-        /// Host and port.
-        node: String,
-    },
-    /// Nobody serves the key's slot.
-    #[error("no node of the Redis cluster serves slot {slot}")]
-    Unserved {
-        /// The slot.
-        slot: u16,
-    },
-    /// The values that are read are not in Redis any more.
-    #[error("Redis has lost the features, or has others by now")]
-    Lost,
-    /// None of the nodes has answered yet.
-    #[error("no Redis answers at {0}")]
-    Unreachable(String),
-    /// The slot is elsewhere.
-    #[error("Redis says that the slot has moved")]
-    Moved,
-    /// Redis refused the command.
-    #[error("Redis refused a command: {0}")]
-    Refused(String),
-    /// A value is not of the form that it must have.
-    #[error("{0}")]
-    Malformed(String),
-}
-
 /// A command on its way to the node that has the slot of its key.
+#[derive(Clone)]
 pub(super) struct Command {
     slot: u16,
     bytes: Vec<u8>,
@@ -94,6 +45,16 @@ impl Command {
     pub(super) fn new(key: &str, cmd: &Cmd) -> Self {
         Self { slot: slot_of(key), bytes: cmd.get_packed_command() }
     }
+
+    /// Has a node take the next command for a slot that is on its way to it.
+    fn asking(slot: u16) -> Self {
+        Self { slot, bytes: asking() }
+    }
+}
+
+/// The same in bytes.
+pub(super) fn asking() -> Vec<u8> {
+    ::redis::cmd("ASKING").get_packed_command()
 }
 
 /// The nodes of one Redis, alone or as a cluster.
@@ -175,7 +136,44 @@ impl Nodes {
             self.ask_topology(until);
             self.try_once(session, commands, &moved, until, &mut results);
         }
+        self.follow(session, commands, until, &mut results);
         results
+    }
+
+    /// Runs those of `commands` that are for other nodes there.
+    fn follow(
+        &self,
+        session: &mut Session,
+        commands: &[Command],
+        until: Instant,
+        results: &mut [Result<Value, RedisError>],
+    ) {
+        let (mut by_node, mut is_new) = (Vec::<(Arc<str>, Vec<usize>)>::new(), false);
+        for (i, result) in results.iter().enumerate() {
+            let Err(RedisError::Elsewhere { node, has_moved }) = result else { continue };
+            is_new |= has_moved;
+            match by_node.iter_mut().find(|(known, _)| known == node) {
+                Some((_, of_node)) => of_node.push(i),
+                None => by_node.push((node.clone(), vec![i])),
+            }
+        }
+        for (node, of_node) in by_node {
+            let both = |i: &usize| [Command::asking(commands[*i].slot), commands[*i].clone()];
+            let asked: Vec<Command> = of_node.iter().flat_map(both).collect();
+            let all: Vec<usize> = (0..asked.len()).collect();
+            let mut replies: Vec<Result<Value, RedisError>> =
+                asked.iter().map(|_| Err(RedisError::Moved)).collect();
+            match self.send(&node, &asked, &all, until, session) {
+                Ok(()) => self.receive(&node, &all, until, session, &mut replies),
+                Err(error) => replies.iter_mut().for_each(|reply| *reply = Err(error.clone())),
+            }
+            for (i, reply) in of_node.into_iter().zip(replies.into_iter().skip(1).step_by(2)) {
+                results[i] = reply;
+            }
+        }
+        if is_new {
+            self.ask_topology(until);
+        }
     }
 
     /// Runs one command.
@@ -187,19 +185,22 @@ impl Nodes {
         results.pop().unwrap_or(Err(RedisError::Moved))
     }
 
-    /// A connection for calls that block, to the node that has `key`.
+    /// A connection for calls that block, to the node that has `key`, and which node that is.
     ///
     /// # Errors
-    /// If it cannot be had within `timeout`.
-    pub(super) fn connection_for(&self, key: &str, timeout: Duration) -> Result<Wire, RedisError> {
-        let until = Instant::now() + timeout;
+    /// If it cannot be had by `until`.
+    pub(super) fn connection_for(
+        &self,
+        key: &str,
+        until: Instant,
+    ) -> Result<(Wire, Arc<str>), RedisError> {
         if self.topology().ranges.is_empty() {
             self.ask_topology(until);
         }
         let slot = slot_of(key);
         let topology = self.topology();
         let node = topology.node_of(slot).ok_or_else(|| self.unserved(&topology, slot))?;
-        self.connect(node, until)
+        Ok((self.connect(node, until)?, node.clone()))
     }
 
     /// Calls `look` with the keys of `node` that match `pattern`, some at a time.
@@ -217,7 +218,8 @@ impl Nodes {
         loop {
             let mut cmd = ::redis::cmd("SCAN");
             cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1_000);
-            let value = sent(connection.call(&cmd, Instant::now() + SCAN_TIMEOUT), node)?;
+            let value = connection.call(&cmd.get_packed_command(), Instant::now() + SCAN_TIMEOUT);
+            let value = sent(value.and_then(Value::extract_error), node)?;
             let (next, keys): (u64, Vec<String>) =
                 sent(::redis::from_redis_value(value).map_err(Into::into), node)?;
             look(keys)?;
@@ -361,7 +363,7 @@ impl Nodes {
             }
             let Some(received) = session.receive(node, until) else { return };
             results[*i] = match received {
-                Ok(Value::ServerError(error)) => Err(refused(&error)),
+                Ok(Value::ServerError(error)) => Err(refused(error.into(), node)),
                 Ok(value) => Ok(value),
                 Err(error) => {
                     failed = Some(error.clone());
@@ -383,7 +385,11 @@ impl Nodes {
         lock(&self.breakers).entry(node.clone()).or_default().fail(Instant::now());
     }
 
-    fn connect(&self, node: &str, until: Instant) -> Result<Wire, RedisError> {
+    /// A connection to `node`.
+    ///
+    /// # Errors
+    /// If it cannot be had by `until`.
+    pub(super) fn connect(&self, node: &str, until: Instant) -> Result<Wire, RedisError> {
         self.connect_with(node, ProtocolVersion::RESP2, until)
     }
 
@@ -398,7 +404,7 @@ impl Nodes {
     }
 
     /// Asks seeds and nodes who serves which slots, until one tells.
-    fn ask_topology(&self, until: Instant) {
+    pub(super) fn ask_topology(&self, until: Instant) {
         {
             let mut asked_at = lock(&self.asked_at);
             if asked_at.is_some_and(|at| at.elapsed() < TOPOLOGY_PAUSE) {
@@ -452,33 +458,10 @@ impl Nodes {
     }
 }
 
-fn refused(error: &::redis::ServerError) -> RedisError {
-    let text = ::redis::RedisError::from(error.clone()).to_string();
-    let is_elsewhere =
-        ["MOVED", "ASK", "READONLY", "CLUSTERDOWN", "Moved", "Ask", "ReadOnly", "ClusterDown"];
-    if is_elsewhere.iter().any(|word| text.starts_with(word)) {
-        RedisError::Moved
-    } else if text.contains("WRONGTYPE") {
-        // Somebody has put something else where a value should be.
-        RedisError::Malformed(text)
-    } else {
-        RedisError::Refused(text)
-    }
-}
-
-pub(super) fn sent<T>(result: ::redis::RedisResult<T>, node: &str) -> Result<T, RedisError> {
-    result.map_err(|e| RedisError::Node { node: node.into(), reason: e.to_string() })
-}
-
 /// The time until `until`, if there is some.
 fn left(until: Instant) -> Option<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     (left >= Duration::from_micros(100)).then_some(left)
-}
-
-fn late(node: &str) -> RedisError {
-    let reason = io::Error::from(io::ErrorKind::TimedOut).to_string();
-    RedisError::Node { node: node.into(), reason }
 }
 
 fn without_password(url: &str) -> String {

@@ -9,7 +9,7 @@ use crate::plan::FeaturePlan;
 use crate::store::UserState;
 use crate::time::Timestamp;
 
-use super::nodes::RedisError;
+use super::error::RedisError;
 
 /// The form of all values.
 pub(super) const VERSION: u8 = 1;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ::redis::{PushKind, Value};
 use rustc_hash::FxHashMap;
 
-use super::nodes::{RedisError, sent};
+use super::error::{RedisError, sent};
 use super::wire::Wire;
 
 /// How long it takes at most to read what has come.

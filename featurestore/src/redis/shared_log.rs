@@ -2,12 +2,14 @@
 //! the catalogue. Each keeps it in a log on its own disk as well, so the stream holds the latest entries only.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
 
 use super::apply::text_of;
-use super::nodes::{Command, Nodes, RedisError};
+use super::error::{RedisError, refused, sent};
+use super::nodes::{Command, Nodes, asking};
 use super::packed::Stamp;
 use super::set::read_set;
 use super::wire::Wire;
@@ -28,6 +30,9 @@ const MAX_READ_BYTES: usize = 8 << 20;
 
 /// How long an append may take.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long it rests while the log moves to another node.
+const MOVING_REST: Duration = Duration::from_millis(20);
 
 /// How much longer than asked for a blocking read may take.
 const READ_GRACE: Duration = Duration::from_secs(1);
@@ -124,7 +129,16 @@ impl SharedLog {
         cmd.arg(&self.stream).arg(&self.head).arg(&self.forgotten).arg(&self.bytes);
         cmd.arg(STREAM_ENTRIES).arg(bytes).arg(id_of(after)).arg(TRIMMED).arg(STREAM_BYTES);
         let command = Command::new(&self.stream, &cmd);
-        let value = self.nodes.run_one(command, Instant::now() + APPEND_TIMEOUT)?;
+        let until = Instant::now() + APPEND_TIMEOUT;
+        let value = loop {
+            match self.nodes.run_one(command.clone(), until) {
+                // It was not run: while its keys are on their way to another node, none of both does.
+                Err(RedisError::Moved) if Instant::now() + MOVING_REST < until => {
+                    thread::sleep(MOVING_REST);
+                }
+                result => break result?,
+            }
+        };
         text_of(&value)
             .and_then(|id| stamp_of(&id))
             .ok_or_else(|| RedisError::Malformed(format!("{value:?} is not the id of an entry")))
@@ -193,7 +207,9 @@ impl SharedLog {
 /// Reads the shared log, on a connection of its own.
 pub struct Follower {
     log: Arc<SharedLog>,
-    connection: Option<Wire>,
+    connection: Option<(Wire, Arc<str>)>,
+    /// Where the node that should have the stream says that it is.
+    elsewhere: Option<Arc<str>>,
     /// Entries of the next read.
     n_read: usize,
 }
@@ -201,7 +217,7 @@ pub struct Follower {
 impl Follower {
     /// Not connected yet.
     pub fn new(log: Arc<SharedLog>) -> Self {
-        Self { log, connection: None, n_read: MAX_READ }
+        Self { log, connection: None, elsewhere: None, n_read: MAX_READ }
     }
 
     /// The entries behind `after`, in their order; waits for the first one, at most so long.
@@ -209,9 +225,16 @@ impl Follower {
     /// # Errors
     /// If Redis does not answer; the next call connects anew.
     pub fn next(&mut self, after: Stamp, wait: Duration) -> Result<Vec<Entry>, RedisError> {
-        let result = self.read(after, wait);
+        let mut result = self.read(after, wait);
+        if let Err(RedisError::Elsewhere { node, has_moved }) = result {
+            if has_moved {
+                self.log.nodes.ask_topology(Instant::now() + APPEND_TIMEOUT);
+            }
+            (self.connection, self.elsewhere) = (None, Some(node));
+            result = self.read(after, wait);
+        }
         if result.is_err() {
-            self.connection = None;
+            (self.connection, self.elsewhere) = (None, None);
             // It may have been too much for the time.
             self.n_read = (self.n_read / 4).max(1);
         }
@@ -220,13 +243,16 @@ impl Follower {
 
     fn read(&mut self, after: Stamp, wait: Duration) -> Result<Vec<Entry>, RedisError> {
         let stream = &self.log.stream;
-        let connection = match &mut self.connection {
+        let nodes = &self.log.nodes;
+        let (connection, node) = match &mut self.connection {
             Some(connection) => connection,
-            none => none.insert(self.log.nodes.connection_for(stream, APPEND_TIMEOUT)?),
-        };
-        let failed = |e: ::redis::RedisError| RedisError::Node {
-            node: stream.clone(),
-            reason: e.to_string(),
+            none => {
+                let until = Instant::now() + APPEND_TIMEOUT;
+                none.insert(match &self.elsewhere {
+                    Some(node) => (nodes.connect(node, until)?, node.clone()),
+                    None => nodes.connection_for(stream, until)?,
+                })
+            }
         };
         let mut cmd = ::redis::cmd("XREAD");
         cmd.arg("COUNT").arg(self.n_read);
@@ -234,7 +260,15 @@ impl Follower {
             cmd.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
         }
         cmd.arg("STREAMS").arg(stream).arg(id_of(after));
-        let value = connection.call(&cmd, Instant::now() + wait + READ_GRACE).map_err(failed)?;
+        let until = Instant::now() + wait + READ_GRACE;
+        if self.elsewhere.is_some() {
+            sent(connection.call(&asking(), until), node)?;
+        }
+        let value = connection.call(&cmd.get_packed_command(), until);
+        let value = match sent(value, node)? {
+            Value::ServerError(error) => return Err(refused(error.into(), node)),
+            value => value,
+        };
         self.n_read = match bytes_of(&value) {
             n if n > MAX_READ_BYTES => (self.n_read / 4).max(1),
             _ => (self.n_read * 2).min(MAX_READ),

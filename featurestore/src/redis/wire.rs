@@ -56,13 +56,13 @@ impl Wire {
         self.parser.parse_value(Timed { stream: &self.stream, until })
     }
 
-    /// Sends one command and receives its reply.
+    /// Sends one packed command and receives its reply. What Redis refuses is a value, too.
     ///
     /// # Errors
-    /// As both, and what Redis refuses.
-    pub(super) fn call(&mut self, cmd: &::redis::Cmd, until: Instant) -> RedisResult<Value> {
-        self.send(&cmd.get_packed_command(), until)?;
-        self.receive(until)?.extract_error()
+    /// As both.
+    pub(super) fn call(&mut self, command: &[u8], until: Instant) -> RedisResult<Value> {
+        self.send(command, until)?;
+        self.receive(until)
     }
 }
 
