@@ -404,30 +404,34 @@ impl RedisStore {
             let generation = changes(&mut |change| {
                 working.fold(&change.unstamped(), &self.plan, &codes);
             })?;
-            let written = self.write_generation(&working, &generation, claim);
+            let keys = Keys { generation: generation.name.clone(), ..self.keys() };
+            let written = self.write_values(&working, &generation, &keys);
+            let written = written.and_then(|()| self.renew(claim));
             if !matches!(written, Ok(true)) {
                 // Redis may be full: it should not stay so for the sake of what nobody reads. If it does not answer, the next
                 // one removes them.
-                let keys = Keys { generation: generation.name.clone(), ..self.keys() };
                 let _ = self.remove(&[keys.all_values()], |key| key.starts_with(&keys.values()));
             }
             if !written? {
                 return Ok(None);
             }
+            // Without an answer it may have been said all the same: from here on the values stay.
+            let loaded = keys.loaded();
+            let set = ::redis::cmd("SET").arg(&loaded).arg(generation.to_string()).clone();
+            self.nodes.run_one(Command::new(&loaded, &set), Instant::now() + ROUND_TRIP)?;
             self.use_generation(&generation);
             self.remove_others(keep)?;
             Ok(Some(generation))
         })
     }
 
-    /// Writes the values of `generation`, and then that they are there, unless `claim` was lost: then `false`.
-    fn write_generation(
+    /// Writes the values of `generation`, which have `keys`.
+    fn write_values(
         &self,
         working: &Working,
         generation: &Generation,
-        claim: &Claim,
-    ) -> Result<bool, RedisError> {
-        let keys = Keys { generation: generation.name.clone(), ..self.keys() };
+        keys: &Keys,
+    ) -> Result<(), RedisError> {
         let mut commands = Vec::new();
         for (key, record) in &working.records {
             let shard = keys.shard(key);
@@ -437,7 +441,7 @@ impl RedisStore {
             self.flush(&mut commands, BULK_COMMANDS)?;
         }
         for (user, folding) in &working.users {
-            let (tail, base) = self.user_keys(&keys, *user);
+            let (tail, base) = self.user_keys(keys, *user);
             let (new_tail, new_base) = folding.value.pack(generation.stamp)?;
             commands.push(Command::new(&tail, ::redis::cmd("SET").arg(&tail).arg(new_tail)));
             if let Some(value) = new_base {
@@ -448,14 +452,7 @@ impl RedisStore {
         let applied = keys.applied();
         let set = ::redis::cmd("SET").arg(&applied).arg(generation.stamp).clone();
         commands.push(Command::new(&applied, &set));
-        self.flush(&mut commands, 1)?;
-        if !self.renew(claim)? {
-            return Ok(false);
-        }
-        let loaded = keys.loaded();
-        let set = ::redis::cmd("SET").arg(&loaded).arg(generation.to_string()).clone();
-        self.nodes.run_one(Command::new(&loaded, &set), Instant::now() + ROUND_TRIP)?;
-        Ok(true)
+        self.flush(&mut commands, 1)
     }
 
     fn flush(&self, commands: &mut Vec<Command>, at_least: usize) -> Result<(), RedisError> {
