@@ -60,6 +60,9 @@ pub struct Query {
     pub seed: u64,
     /// When the answer must be there; `None`: take the time that it takes.
     pub deadline: Option<Instant>,
+    /// The part of the usual candidates that is looked at, from 0 to 1: all, unless others wait for the same threads. A list
+    /// of given items, or of similar or popular ones, is as it always is.
+    pub share: f32,
 }
 
 impl Query {
@@ -77,6 +80,7 @@ impl Query {
             numbers: Vec::new(),
             seed: 0,
             deadline: None,
+            share: 1.0,
         }
     }
 }
@@ -226,6 +230,7 @@ impl Pipeline {
         let retrieved = Instant::now();
         let until = stage_until(query, budget.rank_ms, budget.rerank_ms);
         let mut degraded = Vec::new();
+        let is_whole = is_whole && query.share >= 1.0;
         degraded.extend((!is_whole).then_some(Degraded::FewerCandidates));
         self.rank(scenario, query, &user, until, &mut freshness, scratch, &mut degraded);
         degraded.extend(degraded_by(freshness));

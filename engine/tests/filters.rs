@@ -174,6 +174,7 @@ proptest! {
         seeds in proptest::collection::btree_set(0..N_ITEMS, 0..4),
         user in proptest::option::of(0u32..6),
         n in 1usize..24,
+        share in prop::sample::select(&[1.0f32, 0.5, 0.01]),
     ) {
         let pipeline = pipeline(&things, &events);
         let name = user.map(|user| format!("u{user}"));
@@ -182,6 +183,7 @@ proptest! {
             seeds: seeds.iter().map(|id| ItemId(*id)).collect(),
             exclude: exclude.iter().map(|id| ItemId(*id)).collect(),
             filter: Some(Arc::new(asked.filter())),
+            share,
             ..Query::new(known.map(UserId), NOW, n)
         };
         let bought = |item: u32| {
@@ -201,6 +203,8 @@ proptest! {
         let mut scratch = Scratch::default();
         let answer = pipeline.recommend(scenario, &query, &mut scratch);
         let items = shown(&answer.slate);
+        let is_whole = share == 1.0;
+        prop_assert_eq!(answer.degraded, if is_whole { vec![] } else { vec![Degraded::FewerCandidates] });
         prop_assert!(items.iter().all(|item| allowed(item.0)), "{items:?}");
         prop_assert_eq!(items.iter().collect::<BTreeSet<_>>().len(), items.len());
         prop_assert_eq!(items.len(), n.min(n_allowed));
@@ -232,9 +236,10 @@ proptest! {
     fn without_a_filter_hidden_items_do_not_shorten_a_list(
         things in things(),
         events in proptest::collection::vec((any::<bool>(), 0u8..6, 0..N_ITEMS), 6..60),
+        share in prop::sample::select(&[1.0f32, 0.01]),
     ) {
         let pipeline = pipeline(&things, &events);
-        let query = Query::new(None, NOW, 5);
+        let query = Query { share, ..Query::new(None, NOW, 5) };
         let scenario = &pipeline.release().scenarios["home"];
         let items = shown(&pipeline.recommend(scenario, &query, &mut Scratch::default()).slate);
         let is_shown = |item: u32| !things[item as usize].hidden && !things[item as usize].expired;
@@ -262,6 +267,24 @@ fn a_list_of_similar_items_for_which_there_is_no_time_is_cut_and_says_so() {
     let cut = similar(Some(Instant::now()));
     assert!(!cut.slate.shown.is_empty());
     assert_eq!(cut.degraded, [Degraded::FewerCandidates]);
+}
+
+#[test]
+fn who_looks_at_a_part_of_the_candidates_looks_at_so_many() {
+    let events: Vec<(bool, u8, u32)> = (0..N_ITEMS).map(|item| (false, 0, item)).collect();
+    let pipeline = pipeline(&vec![PLAIN; N_ITEMS as usize], &events);
+    let scenario = &pipeline.release().scenarios["home"];
+    let mut scratch = Scratch::default();
+    let mut n_candidates = |share: f32, n: usize| {
+        let query = Query { share, ..Query::new(None, NOW, n) };
+        let answer = pipeline.recommend(scenario, &query, &mut scratch);
+        assert!(
+            answer.proposed.iter().all(|proposed| *proposed <= (10.0 * share).max(2.0) as usize)
+        );
+        scratch.candidates.len()
+    };
+    let (all, half, least) = (n_candidates(1.0, 1), n_candidates(0.5, 1), n_candidates(0.01, 1));
+    assert!(all > half && half > least && least >= 2, "{all}, {half}, {least}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub fn judge(
     let config = &fitted.judged.config;
     let bootstrap =
         Bootstrap { resamples: config.evaluation.resamples, seed: config.training.seed };
-    let settings = Settings { k: vec![HEADLINE.k], bootstrap, n_threads };
+    let settings = Settings { k: vec![HEADLINE.k], bootstrap, n_threads, share: 1.0 };
     let judged = run(&fitted.judged, Some(&fitted.linear), history, &fitted.questions, &settings);
     let (mut against, mut notes) = (Vec::new(), Vec::new());
     for name in ["best_source", "popular_7d"] {

@@ -39,6 +39,8 @@ pub struct Settings {
     pub bootstrap: Bootstrap,
     /// Threads that answer.
     pub n_threads: usize,
+    /// The part of the usual candidates that is looked at, from 0 to 1.
+    pub share: f32,
 }
 
 impl Settings {
@@ -100,6 +102,7 @@ pub fn run<'a>(
     let probabilities = Mutex::new(Tally::default());
     let started = Instant::now();
     let groups = ask_in_replay(release, history, questions, n, settings.n_threads, |asked| {
+        asked.query.share = settings.share;
         ask_one(asked, linear, n, &probabilities)
     });
     let replayed = started.elapsed().as_secs_f64();

@@ -66,7 +66,7 @@ static EVALUATED: LazyLock<Evaluated> = LazyLock::new(|| {
     let trainer = Trainer { config: &config, history: &history, until, n_threads: 2 };
     let fitted = trainer.fit(&|_| {}).expect("there is enough to train on");
     let bootstrap = Bootstrap { resamples: 100, seed: 7 };
-    let settings = Settings { k: vec![10], bootstrap, n_threads: 2 };
+    let settings = Settings { k: vec![10], bootstrap, n_threads: 2, share: 1.0 };
     let answered = run(&fitted.judged, None, &history, &fitted.questions, &settings);
     let report = answered.report("temporal", Vec::new());
     Evaluated { history, fitted, report }

@@ -327,6 +327,10 @@ pub struct Ask<'a> {
     pub among: Option<&'a ItemSet>,
     /// When a source ends with what it has found; `None`: when it has found what there is.
     pub until: Option<Instant>,
+    /// The part of its `n` that a source proposes, from 0 to 1: less costs less time.
+    pub share: f32,
+    /// So many a source proposes in any case, unless its `n` is less.
+    pub least: usize,
 }
 
 /// Items newer than the models, by id, with the vectors that their fields give them.
@@ -389,34 +393,38 @@ impl Ask<'_> {
         scratch.user_vector.extend(vector.into_iter().flatten());
     }
 
+    /// How many of at most `n` are asked for.
+    pub fn part_of(&self, n: usize) -> usize {
+        let part = (n as f32 * self.share).ceil() as usize;
+        part.max(self.least).min(n)
+    }
+
     /// The list of `source`, best first, at most its `n` items, none of which `accept` refuses. If time was over before it
     /// was complete, [`take_cut`](SourceScratch::take_cut) says so.
     pub fn list(&self, source: &Source, scratch: &mut SourceScratch) -> SourceList {
-        let accept = self.accept;
+        let (accept, n) = (self.accept, self.part_of(source.n));
         let items = match source.how {
-            How::CoVisitation => scratch.co_visitation.best(source.n, accept),
-            How::Cosine => scratch.cosine.best(source.n, accept),
-            How::Embedding => self.nearest(source.n, scratch),
-            How::OwnHistory(slot) => self.own_history(source.n, slot),
+            How::CoVisitation => scratch.co_visitation.best(n, accept),
+            How::Cosine => scratch.cosine.best(n, accept),
+            How::Embedding => self.nearest(n, scratch),
+            How::OwnHistory(slot) => self.own_history(n, slot),
             How::Board(board) => match self.few() {
-                Some(few) => {
-                    self.store.view(|view| view.best_of(board, few.iter(), source.n, self.now))
-                }
-                None => self.best_of_board(board, source.n, &mut scratch.index.is_cut),
+                Some(few) => self.store.view(|view| view.best_of(board, few.iter(), n, self.now)),
+                None => self.best_of_board(board, n, &mut scratch.index.is_cut),
             },
             How::FieldBoard { board, user_field, count } => {
-                self.popular_in_field(source.n, board, user_field, count)
+                self.popular_in_field(n, board, user_field, count)
             }
             How::Newest => match self.among {
-                Some(set) => self
-                    .store
-                    .view(|view| view.newest_of(source.n, self.now, |item| set.contains(item))),
-                None => self.accepted(source.n, &mut scratch.index.is_cut, |n| {
+                Some(set) => {
+                    self.store.view(|view| view.newest_of(n, self.now, |item| set.contains(item)))
+                }
+                None => self.accepted(n, &mut scratch.index.is_cut, |n| {
                     self.store.view(|view| view.newest(n, self.now))
                 }),
             },
         };
-        SourceList { items, quota: source.n }
+        SourceList { items, quota: n }
     }
 
     fn best_of_board(&self, board: usize, n: usize, is_cut: &mut bool) -> Vec<Scored> {

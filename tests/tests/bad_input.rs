@@ -32,6 +32,7 @@ fn an_empty_log_is_named() {
     project.run(["train"]).refused(&["event"]);
     assert!(project.run(["check"]).done().stdout.contains("cascade import"));
     project.run(["evaluate"]).refused(&[]);
+    project.run(["evaluate", "--share", "0"]).refused(&["--share 0"]);
     project.run(["serve", "--listen", "127.0.0.1:0"]).refused(&["cascade import"]);
     project.run(["precompute", "--out", "lists.jsonl"]).refused(&["cascade train"]);
     project.run(["verify-features"]).refused(&["cascade train"]);

@@ -52,6 +52,9 @@ fn what_cannot_be_answered_in_time_is_refused_and_nothing_fails() {
     let metrics = server.get("/metrics").body;
     let refused = r#"cascade_http_requests_total{route="/v1/recommend",status="429"}"#;
     assert!(metrics.contains(refused), "{metrics}");
+    // Before others are refused, those that are answered look at less.
+    let shortened = r#"cascade_degraded_total{step="fewer_candidates"}"#;
+    assert!(metrics.contains(shortened), "{metrics}");
     // It is over.
     let answer = server.post("/v1/recommend", &json!({ "user_id": "u1" })).json();
     assert_eq!(answer["degraded"], json!([]), "{answer}");

@@ -49,8 +49,13 @@ fn from_files_to_lists_over_http_in_a_file_and_in_a_report() {
     assert!(0.0 < low && low <= mean && mean <= high && high < 1.0);
     assert!(low > ndcg("popular_7d")[2], "{report}");
     let waterfall = ["relevant", "retrieved", "after_filter", "top_ranked", "shown"];
-    let waterfall = waterfall.map(|step| report["waterfall"][step].as_f64().expect("a number"));
-    assert!(waterfall.is_sorted_by(|a, b| a >= b), "{waterfall:?}");
+    let waterfall = |report: &Value| {
+        waterfall.map(|step| report["waterfall"][step].as_f64().expect("a number"))
+    };
+    let all = waterfall(&report);
+    assert!(all.is_sorted_by(|a, b| a >= b), "{all:?}");
+    let part = waterfall(&project.run(["evaluate", "--json", "--share", "0.1"]).done().json());
+    assert!(part[0] == all[0] && part[1] < all[1], "{part:?} of {all:?}");
     assert!(report["models"][0]["metrics"]["log_loss/candidates"]["mean"].is_f64(), "{report}");
     assert!(report["calibration_error"].is_f64() && report["reliability"].is_array(), "{report}");
     assert!(report["features"][0]["share"].is_f64(), "{report}");

@@ -16,7 +16,7 @@ use super::{Degraded, Pipeline, Query, Scratch};
 use crate::release::ScenarioPlan;
 
 /// Fewer candidates than this many times the items that are wanted are not worth ranking.
-const LEAST_TIMES: usize = 2;
+pub(super) const LEAST_TIMES: usize = 2;
 
 /// Part of the ranker's trees that is asked when time is short.
 const FEWER_TREES: f64 = 0.2;

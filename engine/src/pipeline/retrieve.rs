@@ -11,6 +11,7 @@ use retrieval::sources::{Ask, SourceScratch};
 use rustc_hash::FxHashSet;
 
 use super::ladder::left;
+use super::rank::LEAST_TIMES;
 use super::{Pipeline, Query, Scratch};
 use crate::release::ScenarioPlan;
 
@@ -30,29 +31,41 @@ impl Pipeline {
         let (lists, is_whole) = match passing {
             Some(set) => {
                 let accept = |item: ItemId| set.contains(item);
-                let ask = Ask { among: Some(set), until, ..self.ask(query, user, &accept) };
+                let ask = Ask { among: Some(set), until, ..self.ask_part(query, user, &accept) };
                 let (lists, is_whole) = propose(scenario, &ask, sources);
-                *candidates = among(set, &lists, scenario.candidates, query.n);
+                *candidates = among(set, &lists, ask.part_of(scenario.candidates), query.n);
                 (lists, is_whole)
             }
             None => {
                 let accept = |item: ItemId| !refused.contains(&item);
-                let ask = Ask { until, ..self.ask(query, user, &accept) };
+                let ask = Ask { until, ..self.ask_part(query, user, &accept) };
+                let limit = ask.part_of(scenario.candidates);
                 let (mut lists, mut is_whole) = propose(scenario, &ask, sources);
-                *candidates = merge(&lists, scenario.candidates);
+                *candidates = merge(&lists, limit);
                 let available = self.available(&candidates.items, query.now);
                 let n_dropped = candidates.retain(|i| available[i]);
                 // Rarely is much of what the sources know hidden: then only, they are asked item by item.
                 if n_dropped > 0 && (candidates.len() < query.n || candidates.len() < n_dropped) {
                     let accept = |item: ItemId| accept(item) && self.is_available(item, query.now);
-                    let ask = Ask { until, ..self.ask(query, user, &accept) };
+                    let ask = Ask { until, ..self.ask_part(query, user, &accept) };
                     (lists, is_whole) = propose(scenario, &ask, sources);
-                    *candidates = merge(&lists, scenario.candidates);
+                    *candidates = merge(&lists, limit);
                 }
                 (lists, is_whole)
             }
         };
         (lists.iter().map(|list| list.items.len()).collect(), is_whole)
+    }
+
+    /// What the sources are asked with, for as many candidates as `query` has time for.
+    fn ask_part<'a>(
+        &'a self,
+        query: &Query,
+        user: &'a UserView,
+        accept: &'a dyn Fn(ItemId) -> bool,
+    ) -> Ask<'a> {
+        let least = query.n.saturating_mul(LEAST_TIMES);
+        Ask { share: query.share, least, ..self.ask(query, user, accept) }
     }
 
     pub(super) fn ask<'a>(
@@ -73,6 +86,8 @@ impl Pipeline {
             accept,
             among: None,
             until: None,
+            share: 1.0,
+            least: 0,
         }
     }
 

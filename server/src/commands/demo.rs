@@ -60,7 +60,7 @@ impl Demo {
         }
 
         heading("evaluate on the last four weeks");
-        let evaluated = evaluate(&workspace, None, &[], global.n_threads())?;
+        let evaluated = evaluate(&workspace, None, &[], 1.0, global.n_threads())?;
         let folder = self.dir.join("report");
         evaluated.write(&folder)?;
         println!("{}", evaluated.text(terminal_width()));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use engine::config::Config;
 use engine::release::Release;
 use engine::training::Trainer;
@@ -13,7 +13,7 @@ use eval::run::{Settings, run};
 use featurestore::Timestamp;
 use serde_json::json;
 
-use super::{Global, Outcome};
+use super::{Global, Outcome, UsageError};
 use crate::progress::Stages;
 use crate::workspace::{Workspace, point_in};
 
@@ -27,6 +27,9 @@ pub(crate) struct Evaluate {
     /// Cut-offs.
     #[arg(long, value_delimiter = ',')]
     k: Vec<usize>,
+    /// Look at this part of the usual candidates only, as a server does when too many ask.
+    #[arg(long, default_value_t = 1.0)]
+    share: f32,
     /// Write report.json and report.html into this folder.
     #[arg(long)]
     report: Option<PathBuf>,
@@ -35,7 +38,11 @@ pub(crate) struct Evaluate {
 impl Evaluate {
     pub(crate) fn run(&self, global: &Global) -> anyhow::Result<Outcome> {
         let workspace = Workspace::new(Config::read(&global.config)?);
-        let report = evaluate(&workspace, self.from.as_deref(), &self.k, global.n_threads())?;
+        if !(self.share > 0.0 && self.share <= 1.0) {
+            bail!(UsageError(format!("--share {} is not above 0 and at most 1", self.share)));
+        }
+        let from = self.from.as_deref();
+        let report = evaluate(&workspace, from, &self.k, self.share, global.n_threads())?;
         if let Some(folder) = &self.report {
             report.write(folder)?;
             eprintln!("wrote {}", folder.join("report.html").display());
@@ -54,11 +61,13 @@ pub(crate) fn terminal_width() -> usize {
     std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).unwrap_or(120)
 }
 
-/// Evaluates on the events from `from` on, with a release that has seen nothing of them.
+/// Evaluates on the events from `from` on, with a release that has seen nothing of them, looking at `share` of the usual
+/// candidates.
 pub(crate) fn evaluate(
     workspace: &Workspace,
     from: Option<&str>,
     k: &[usize],
+    share: f32,
     n_threads: usize,
 ) -> anyhow::Result<Report> {
     let stages = Stages::new();
@@ -80,13 +89,13 @@ pub(crate) fn evaluate(
     let k = if k.is_empty() { config.evaluation.k.clone() } else { k.to_vec() };
     let bootstrap =
         Bootstrap { resamples: config.evaluation.resamples, seed: config.training.seed };
-    let settings = Settings { k: k.clone(), bootstrap, n_threads };
+    let settings = Settings { k: k.clone(), bootstrap, n_threads, share };
     let answered = run(&release, None, &history, &questions, &settings);
     stages.start("intervals and report");
     let mut report = answered.report("temporal", notes(&release, from, &answered.latencies()));
     let settings = json!({
         "from": from, "k": k, "release": release.manifest.id, "trained_until": release.manifest.data.until,
-        "group_by": trainer.group_by(), "threads": n_threads, "resamples": config.evaluation.resamples,
+        "group_by": trainer.group_by(), "share": share, "threads": n_threads, "resamples": config.evaluation.resamples,
     });
     report.settings = settings.as_object().cloned().unwrap_or_default();
     stages.finish();

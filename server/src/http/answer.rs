@@ -156,20 +156,22 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// Asks the pipeline. Returns the answer, and what is shown by it.
+    /// Asks the pipeline for a look at `share` of the usual candidates. Returns the answer, and what is shown by it.
     ///
     /// # Errors
     /// If the release has no such list, or a field of a candidate is wrong.
     pub(super) fn answer(
         self,
         scratch: &mut Scratch,
+        share: f32,
         metrics: &Metrics,
     ) -> Result<Answered, Problem> {
         let pipeline = self.pipeline.clone();
         let scenario = self.plan(&pipeline)?;
         let is_up_to_date = self.engine.catch_up(self.catch_up_until(&scenario));
         let (named, mut missing_ids) = resolve(&pipeline, self.origin.ids());
-        let query = self.query(&pipeline, &scenario, &mut missing_ids)?;
+        let mut query = self.query(&pipeline, &scenario, &mut missing_ids)?;
+        query.share = share;
         let mut outcome = self.ask(&pipeline, &scenario, &named, &query, scratch);
         if !missing_ids.is_empty() {
             // What nobody knew when it was excluded may have been put since.

@@ -133,7 +133,7 @@ pub(super) async fn get(
     })?;
     let until = arrived + TIME;
     let question = question_of(engine.clone(), pipeline, &impression);
-    let job = move |scratch: &mut Scratch| explain(&question, &impression, &item, scratch);
+    let job = move |scratch: &mut Scratch, _| explain(&question, &impression, &item, scratch);
     let explained = engine.pool.run(Wish { class: Class::Low, until }, job).await??;
     Ok(HttpResponse::Ok().content_type(ContentType::json()).body(explained))
 }

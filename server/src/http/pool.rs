@@ -23,7 +23,16 @@ type Job = Box<dyn FnOnce(&mut Scratch) + Send>;
 
 /// Of the time that a job has, so much may go by until it can be expected to be done: the rest is for what was misjudged, and
 /// for the answer's way.
-const USER_SHARE: f64 = 0.75;
+const USER_SHARE: f64 = 0.68;
+
+/// While a job that is admitted can be expected to be done within the first part of its time, the jobs look at all candidates;
+/// from there to the second part, short of where none is admitted any more, they look at fewer and fewer, down to [`LEAST_SHARE`]: a
+/// shorter look for all is better than none for some.
+const EASY: f64 = 0.45;
+const TIGHT: f64 = 0.55;
+
+/// The part of the usual candidates that a job looks at when as many wait as may.
+const LEAST_SHARE: f64 = 0.25;
 
 /// Threads of the pipeline give way to those that take requests in and refuse them.
 const NICENESS: i32 = 5;
@@ -96,6 +105,17 @@ impl Load {
         self.job.of(twice) / (2 * self.n_threads as u32)
     }
 
+    /// The part of the usual candidates that a job looks at which begins now, of those that had `time` when they came.
+    fn share(&self, time: Duration) -> f32 {
+        let wait = self.expected_wait();
+        if wait.is_zero() {
+            return 1.0;
+        }
+        let part = (wait + self.job.of(1)).as_secs_f64() / time.as_secs_f64();
+        let hurry = ((part - EASY) / (TIGHT - EASY)).clamp(0.0, 1.0);
+        (1.0 - hurry * (1.0 - LEAST_SHARE)) as f32
+    }
+
     /// Whether `wish` can be expected to come true. A free thread is worth a try in any case.
     fn admits(&self, wish: Wish) -> bool {
         let (wait, left) =
@@ -113,12 +133,20 @@ impl Load {
 struct Admitted {
     load: Arc<Load>,
     n: usize,
+    /// How long each had.
+    time: Duration,
 }
 
 impl Admitted {
-    fn new(load: &Arc<Load>, n: usize) -> Self {
+    fn new(load: &Arc<Load>, n: usize, wish: Wish) -> Self {
         load.n_admitted.fetch_add(n, Ordering::Relaxed);
-        Self { load: load.clone(), n }
+        let time = wish.until.saturating_duration_since(Instant::now()) / n.max(1) as u32;
+        Self { load: load.clone(), n, time }
+    }
+
+    /// The part of the usual candidates that the next of them looks at.
+    fn share(&self) -> f32 {
+        self.load.share(self.time)
     }
 
     /// One of them is done.
@@ -182,16 +210,17 @@ impl Pool {
         Ok(Self { queue, load: Arc::new(Load { n_threads, ..Load::default() }) })
     }
 
-    /// Runs `job` on one of the threads. If the caller stops waiting before it has begun, it is not run.
+    /// Runs `job` on one of the threads, which tells it what part of the usual candidates to look at. If the caller stops
+    /// waiting before it has begun, it is not run.
     ///
     /// # Errors
     /// If the job cannot be done in time, the queue is full, or the job panics.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         wish: Wish,
-        job: impl FnOnce(&mut Scratch) -> T + Send + 'static,
+        job: impl FnOnce(&mut Scratch, f32) -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        self.submit(wish, 1, move |scratch, _| job(scratch)).await
+        self.submit(wish, 1, move |scratch, admitted| job(scratch, admitted.share())).await
     }
 
     /// Runs a job for each of `questions` on one of the threads, one after the other, until one fails. They count as so many.
@@ -202,12 +231,12 @@ impl Pool {
         &self,
         wish: Wish,
         questions: Vec<Q>,
-        mut job: impl FnMut(Q, &mut Scratch) -> Result<T, E> + Send + 'static,
+        mut job: impl FnMut(Q, &mut Scratch, f32) -> Result<T, E> + Send + 'static,
     ) -> Result<Result<Vec<T>, E>, Refusal> {
         let n_jobs = questions.len();
         let all = move |scratch: &mut Scratch, admitted: &mut Admitted| {
             let one = |question| {
-                let result = job(question, scratch);
+                let result = job(question, scratch, admitted.share());
                 admitted.is_done();
                 result
             };
@@ -228,7 +257,7 @@ impl Pool {
         }
         let is_free = self.load.expected_wait().is_zero();
         let (reply, result) = oneshot::channel();
-        let mut admitted = Admitted::new(&self.load, n_jobs);
+        let mut admitted = Admitted::new(&self.load, n_jobs, wish);
         let job = move |scratch: &mut Scratch| {
             if !reply.is_closed() {
                 let (started, known) = (Instant::now(), admitted.load.job.of(1));
@@ -298,9 +327,9 @@ mod tests {
     #[actix_web::test]
     async fn a_panicking_job_leaves_its_thread_alive() {
         let pool = Pool::start(1, 4).unwrap();
-        let panicked = pool.run(wish(9), |_| panic!("on purpose")).await;
+        let panicked = pool.run(wish(9), |_, _| panic!("on purpose")).await;
         assert_eq!(panicked, Err::<(), _>(Refusal::Panicked));
-        assert_eq!(pool.run(wish(9), |_| 7).await, Ok(7));
+        assert_eq!(pool.run(wish(9), |_, _| 7).await, Ok(7));
         assert_eq!(pool.load.n_admitted.load(Ordering::Relaxed), 0);
     }
 
@@ -312,7 +341,7 @@ mod tests {
         let busy = actix_web::rt::spawn({
             let pool = pool.clone();
             async move {
-                let job = move |_: &mut Scratch| {
+                let job = move |_: &mut Scratch, _: f32| {
                     begun.send(()).unwrap();
                     is_released.recv().unwrap();
                 };
@@ -323,10 +352,10 @@ mod tests {
         has_begun.recv().unwrap();
         let waiting = actix_web::rt::spawn({
             let pool = pool.clone();
-            async move { pool.run(wish(9), |_| 1).await }
+            async move { pool.run(wish(9), |_, _| 1).await }
         });
         actix_web::rt::task::yield_now().await;
-        assert_eq!(pool.run(wish(9), |_| 2).await, Err(Refusal::Full));
+        assert_eq!(pool.run(wish(9), |_, _| 2).await, Err(Refusal::Full));
         release.send(()).unwrap();
         assert_eq!(busy.await.unwrap(), Ok(()));
         assert_eq!(waiting.await.unwrap(), Ok(1));
@@ -336,7 +365,7 @@ mod tests {
     async fn jobs_that_are_admitted_together_count_until_each_is_done() {
         let pool = Pool::start(1, 1).unwrap();
         let load = pool.load.clone();
-        let count = move |question: usize, _: &mut Scratch| match question {
+        let count = move |question: usize, _: &mut Scratch, _: f32| match question {
             9 => Err(load.n_admitted.load(Ordering::Relaxed)),
             _ => Ok(load.n_admitted.load(Ordering::Relaxed)),
         };
@@ -373,8 +402,24 @@ mod tests {
         };
         // A thread is free: even what cannot be in time gets an answer, down the ladder.
         assert!(admits(1, Class::User, 1) && admits(1, Class::Low, 1));
-        // Four wait or run on two threads: 15 ms of waiting, 10 ms of work, 8 ms for what was misjudged.
-        assert!(admits(4, Class::User, 35) && !admits(4, Class::User, 32));
+        // Four wait or run on two threads: 15 ms of waiting, 10 ms of work, 12 ms for what was misjudged.
+        assert!(admits(4, Class::User, 37) && !admits(4, Class::User, 34));
         assert!(!admits(4, Class::Low, 26) && admits(4, Class::Low, 70));
+    }
+
+    #[test]
+    fn the_more_wait_the_fewer_candidates_are_looked_at() {
+        let load = Load { n_threads: 1, ..Load::default() };
+        load.job.observe(Duration::from_millis(10), 1);
+        let share = |n_admitted: usize, ms: u64| {
+            load.n_admitted.store(n_admitted, Ordering::Relaxed);
+            load.share(Duration::from_millis(ms))
+        };
+        // The one that runs is half done: behind five, the next is done after 55 ms.
+        assert!((share(5, 110) - 0.625).abs() < 1e-3, "{}", share(5, 110));
+        assert!((0..5).all(|n_admitted| share(n_admitted, 110) == 1.0));
+        assert!((6..20).all(|n_admitted| share(n_admitted, 110) == 0.25));
+        // Who is alone has all of it, however short the time is.
+        assert_eq!((share(1, 0), share(2, 0)), (1.0, 0.25));
     }
 }

@@ -57,7 +57,7 @@ pub(super) async fn answer(
     let (question, page) = question(engine, request, origin, arrival(http), pipeline)?;
     let shared = engine.clone();
     let wish = Wish { class: class_of(http), until: question.arrived + question.time() };
-    let job = move |scratch: &mut Scratch| question.answer(scratch, &shared.metrics);
+    let job = move |scratch: &mut Scratch, share| question.answer(scratch, share, &shared.metrics);
     let mut answered = engine.pool.run(wish, job).await??;
     answered.answer.set_next_page(next_page(engine, page.as_ref(), &answered));
     let Answered { answer, impression, shown, .. } = answered;
@@ -166,13 +166,13 @@ pub(super) async fn batch(
     let wish = Wish { class: Class::Low, until: arrival(&http) + time };
     let questions: Vec<(usize, Question)> = questions.into_iter().enumerate().collect();
     let mut shown_before = Vec::new();
-    let answer = move |(i, mut question): (usize, Question), scratch: &mut Scratch| {
+    let answer = move |(i, mut question): (usize, Question), scratch: &mut Scratch, share| {
         // Each has its own time, which begins when those before it are done.
         question.arrived = Instant::now();
         if distinct {
             question.leave_out.extend_from_slice(&shown_before);
         }
-        let answered = question.answer(scratch, &shared.metrics);
+        let answered = question.answer(scratch, share, &shared.metrics);
         let answered = answered.map_err(|problem| problem.within(&format!("/requests/{i}")))?;
         shown_before.extend(answered.shown.iter().copied());
         Ok::<Answered, Problem>(answered)

@@ -16,7 +16,8 @@ use super::load::{Load, Measured, PATIENCE, run};
 use super::{machine, ms, result};
 use crate::commands::{Global, Outcome, UsageError};
 
-/// Of the requests that are offered, so many must be answered in time if the server keeps up.
+/// Of the requests that are offered, so many must be answered in time if the server keeps up, and so many without a step down
+/// the ladder.
 const KEEPS_UP: f64 = 0.99;
 
 /// The search for the highest rate ends when it is known to this part.
@@ -77,7 +78,8 @@ impl Serve {
             if measured.answered.is_empty() && measured.refused.is_empty() {
                 bail!("{} does not answer", load.url);
             }
-            Ok(measured.n_good as f64 >= KEEPS_UP * measured.n_sent as f64)
+            let is_whole = measured.share(measured.n_degraded) <= 1.0 - KEEPS_UP;
+            Ok(is_whole && measured.share(measured.n_good) >= KEEPS_UP)
         };
         if self.rate.is_empty() {
             let highest = highest(&mut load, &mut measure)?;
