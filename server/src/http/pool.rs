@@ -262,8 +262,8 @@ impl Pool {
             if !reply.is_closed() {
                 let (started, known) = (Instant::now(), admitted.load.job.of(1));
                 // What begins late goes down the ladder and costs less: if that counted, more would be admitted, and all of
-                // it would begin late. What is of the lower class is of any length: it says nothing about what users wait
-                // for.
+                // it would begin late. A look at fewer candidates counts: it is what jobs cost while many wait. What is of the
+                // lower class is of any length: it says nothing about what users wait for.
                 let is_whole = is_free || started + known < wish.until;
                 let done = job(scratch, &mut admitted);
                 if wish.class == Class::User && is_whole {
