@@ -233,13 +233,13 @@ impl State {
     ///
     /// # Errors
     /// If the log is damaged; the records before the damage are folded.
-    pub fn follow(&mut self, mut records: Records) -> Result<u64, ScanError> {
+    pub fn follow(&mut self, records: Records) -> Result<u64, ScanError> {
         let mut n_records = 0;
-        while let Some(record) = records.next() {
-            self.apply_logged(&record?);
-            self.position = records.reached();
+        records.for_each_ahead(|record, reached| {
+            self.apply_logged(record);
+            self.position = reached;
             n_records += 1;
-        }
+        })?;
         Ok(n_records)
     }
 

@@ -58,6 +58,23 @@ fn what_cannot_be_answered_in_time_is_refused_and_nothing_fails() {
     // It is over.
     let answer = server.post("/v1/recommend", &json!({ "user_id": "u1" })).json();
     assert_eq!(answer["degraded"], json!([]), "{answer}");
+    // Afterwards, an answer is explained by as many candidates as it was made of.
+    let explain = |answer: &Value| {
+        let name = answer["recommendation_id"].as_str().expect("a name");
+        server.get(&format!("/v1/recommendations/{name}/explain?item_id=i1")).json()
+    };
+    let n_candidates = |answer: &Value| explain(answer)["explanation"]["n_candidates"].as_u64();
+    let days = std::fs::read_dir(project.path("cascade-data/impressions")).expect("a folder");
+    let days = days.map(|day| std::fs::read_to_string(day.expect("a file").path()).expect("text"));
+    let days: Vec<String> = days.collect();
+    let impressions = days.iter().flat_map(|day| day.lines());
+    let impressions = impressions.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let least: Vec<Value> =
+        impressions.filter(|it| it["asked"]["share"] == json!(0.25)).take(20).collect();
+    assert!(!least.is_empty(), "nobody was shown a list that was made of a quarter");
+    assert!(least.iter().all(|it| n_candidates(it) < n_candidates(&answer)), "{least:?}");
+    // The deadline may have cut some of them besides.
+    assert!(least.iter().any(|it| explain(it)["is_as_shown"] == json!(true)), "{least:?}");
 }
 
 #[test]

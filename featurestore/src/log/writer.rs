@@ -2,7 +2,9 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Instant;
 
 use rustc_hash::FxHashSet;
@@ -119,28 +121,31 @@ impl EventLog {
         policy: FsyncPolicy,
         n_event_ids: usize,
     ) -> Result<(Self, Opened), OpenLogError> {
-        std::fs::create_dir_all(dir).map_err(|e| write_error(dir, e))?;
-        let lock = lock(dir)?;
-        staged::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
-        compact::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
-        let unfinished_bytes = finish_last_segment(dir)?;
-        let (ids, end, mut opened) = check(dir, n_event_ids)?;
-        opened.cut_bytes += unfinished_bytes;
-        let path = segment::path(dir, end.segment);
-        let file = open_end(&path, end.offset).map_err(|e| write_error(&path, e))?;
-        let log = Self {
-            dir: dir.into(),
-            policy,
-            ids,
-            segment: end.segment,
-            file,
-            length: end.offset,
-            synced_at: Instant::now(),
-            is_dirty: false,
-            has_failed: false,
-            _lock: lock,
-        };
-        Ok((log, opened))
+        let prepared = Prepared::new(dir)?;
+        let checked = check(dir, n_event_ids)?;
+        prepared.open(dir, policy, checked)
+    }
+
+    /// As [`Self::open`], while `beside` runs, which may read the log.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_beside<T>(
+        dir: &Path,
+        policy: FsyncPolicy,
+        beside: impl FnOnce() -> T,
+    ) -> Result<(Self, Opened, T), OpenLogError> {
+        let prepared = Prepared::new(dir)?;
+        let (checked, result) = thread::scope(|scope| {
+            let checker = thread::Builder::new().name("log-checker".into());
+            let checker = checker.spawn_scoped(scope, || check(dir, N_EVENT_IDS));
+            let checker = checker.map_err(|e| write_error(dir, e))?;
+            let result = beside();
+            let checked = checker.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            Ok::<_, OpenLogError>((checked, result))
+        })?;
+        let (log, opened) = prepared.open(dir, policy, checked)?;
+        Ok((log, opened, result))
     }
 
     /// The event ids that the log at `dir` remembers at `until`, whether or not somebody writes to it. Cost: reads the log up
@@ -335,6 +340,49 @@ impl EventLog {
 
     fn append_error(&self, source: io::Error) -> AppendError {
         AppendError::Write { path: segment::path(&self.dir, self.segment), source }
+    }
+}
+
+/// A log that is locked, and whose last segment has its header. What is torn at its end is still there.
+struct Prepared {
+    lock: File,
+    unfinished_bytes: u64,
+}
+
+impl Prepared {
+    fn new(dir: &Path) -> Result<Self, OpenLogError> {
+        std::fs::create_dir_all(dir).map_err(|e| write_error(dir, e))?;
+        let lock = lock(dir)?;
+        staged::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
+        compact::remove_abandoned(dir).map_err(|e| write_error(dir, e))?;
+        let unfinished_bytes = finish_last_segment(dir)?;
+        Ok(Self { lock, unfinished_bytes })
+    }
+
+    /// Cuts off what is torn, and opens the log for what comes after `checked`.
+    fn open(
+        self,
+        dir: &Path,
+        policy: FsyncPolicy,
+        checked: (EventIds, Position, Opened),
+    ) -> Result<(EventLog, Opened), OpenLogError> {
+        let (ids, end, mut opened) = checked;
+        opened.cut_bytes += self.unfinished_bytes;
+        let path = segment::path(dir, end.segment);
+        let file = open_end(&path, end.offset).map_err(|e| write_error(&path, e))?;
+        let log = EventLog {
+            dir: dir.into(),
+            policy,
+            ids,
+            segment: end.segment,
+            file,
+            length: end.offset,
+            synced_at: Instant::now(),
+            is_dirty: false,
+            has_failed: false,
+            _lock: self.lock,
+        };
+        Ok((log, opened))
     }
 }
 

@@ -185,7 +185,7 @@ impl Question {
         let (items, is_explained) = self.items(&scenario, &named, &outcome, scratch);
         steps.extend((!is_explained).then_some(Degraded::Unexplained));
         count(metrics, &scenario, &outcome, &steps);
-        let impression = self.impression(&scenario, &outcome, &items);
+        let impression = self.impression(&scenario, &outcome, &items, share);
         let shown: Vec<ItemId> = outcome.slate.shown.iter().map(|shown| shown.item).collect();
         // A late list has no candidates: whether there is more is seen on the next page.
         let is_late =
@@ -427,7 +427,7 @@ impl Question {
     }
 
     /// What the answer depends on besides who asks, when, and where.
-    fn asked(&self, scenario: &ScenarioPlan) -> Asked {
+    fn asked(&self, scenario: &ScenarioPlan, share: f32) -> Asked {
         let left_out = self.pipeline.store().view(|view| {
             let name = |item: &ItemId| view.items().names().name(item.0).map(String::from);
             self.leave_out.iter().filter_map(name).collect::<Vec<_>>()
@@ -445,6 +445,7 @@ impl Question {
             filter: self.request.filter.clone().filter(|filter| !filter.is_empty()),
             boosts: self.request.boosts.clone(),
             diversity: self.request.diversity,
+            share: Some(share).filter(|share| *share < 1.0),
             context: self.request.context.clone(),
         }
     }
@@ -454,6 +455,7 @@ impl Question {
         scenario: &ScenarioPlan,
         outcome: &Outcome,
         items: &[AnsweredItem],
+        share: f32,
     ) -> Impression {
         let shown = |(shown, item): (&Shown, &AnsweredItem)| ShownItem {
             id: item.id.clone(),
@@ -469,7 +471,7 @@ impl Question {
             session_id: self.request.session_id.clone(),
             scenario: self.placement(scenario),
             release: self.pipeline.release().manifest.id.clone(),
-            asked: self.asked(scenario),
+            asked: self.asked(scenario, share),
             items: outcome.slate.shown.iter().zip(items).map(shown).collect(),
         }
     }

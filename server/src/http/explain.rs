@@ -230,6 +230,7 @@ fn explain(
     if let Some(item) = about.first().copied() {
         let mut query = question.query(pipeline, &scenario, &mut Vec::new())?;
         query.served.retain(|(_, time)| *time < impression.time);
+        query.share = impression.asked.share.unwrap_or(1.0);
         // Nobody waits for a list here: a stage that is cut would lose items that were shown.
         query.deadline = None;
         let (named, _) = resolve(pipeline, question.origin.ids());

@@ -91,6 +91,9 @@ pub(super) struct Asked {
     /// How diverse the list was to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) diversity: Option<f32>,
+    /// The part of the usual candidates that was looked at; none: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) share: Option<f32>,
     /// What else was said of the situation. Nothing depends on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) context: Option<Map<String, Value>>,

@@ -19,7 +19,9 @@ use engine::pipeline::Pipeline;
 use engine::release::{Manifest, OpenReleaseError, Release};
 use engine::replica::{Listeners, Replica, ReplicaError};
 use engine::shelf::{Shelf, ShelfError};
-use engine::state::{Keeps, State, compact_log, log_folder, open_store, write_snapshot};
+use engine::state::{
+    Keeps, OpenedState, State, compact_log, log_folder, open_store, write_snapshot,
+};
 use engine::stored_lists::StoredLists;
 use featurestore::log::{
     AppendError, DEFAULT_FSYNC_INTERVAL, EventLog, FsyncPolicy, Outcome, Record,
@@ -231,8 +233,7 @@ impl Engine {
     }
 
     fn load_alone(self: &Arc<Self>, id: &str, release: Arc<Release>) -> anyhow::Result<()> {
-        let log = self.open_log()?;
-        let opened = open_store(&self.config.data_dir, &release, Keeps::Everything)?;
+        let (log, opened) = self.open_log(&release)?;
         if let Some(refused) = &opened.refused {
             eprintln!("the state is folded from the whole log: {}", with_causes(refused));
         }
@@ -314,21 +315,27 @@ impl Engine {
         Ok(())
     }
 
-    fn open_log(&self) -> anyhow::Result<EventLog> {
-        let (mut log, opened) = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?;
+    /// Opens the log, and folds the state of it while it is checked.
+    fn open_log(&self, release: &Release) -> anyhow::Result<(EventLog, OpenedState)> {
+        let data_dir = &self.config.data_dir;
+        let open = || {
+            let fold = || open_store(data_dir, release, Keeps::Everything);
+            EventLog::open_beside(&log_folder(data_dir), self.fsync(), fold)
+        };
+        let (mut log, opened, mut state) = open()?;
         if opened.cut_bytes > 0 {
             eprintln!("{} bytes of an incomplete record were cut from the log", opened.cut_bytes);
         }
         if opened.n_deleted_users > 0 {
-            drop(log);
-            let compacted = compact_log(&self.config.data_dir)?;
+            drop((log, state));
+            let compacted = compact_log(data_dir)?;
             let (users, records) = (compacted.n_users, compacted.n_records);
             eprintln!(
                 "{records} records of deleted users, under {users} names, were taken out of the log"
             );
-            log = EventLog::open(&log_folder(&self.config.data_dir), self.fsync())?.0;
+            (log, _, state) = open()?;
         }
-        Ok(log)
+        Ok((log, state?))
     }
 
     /// What the server is doing.
