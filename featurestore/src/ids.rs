@@ -1,8 +1,10 @@
 //! Dense ids inside, string ids outside, and the one order that stages sort by.
 
 use std::cmp::Ordering;
+use std::hash::BuildHasher;
 
-use rustc_hash::FxHashMap;
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 use serde::{Deserialize, Serialize};
 
 /// Dense position of an item, `0..n_items`, in the order in which items first appear in the log.
@@ -62,49 +64,82 @@ pub fn keep_best(scored: &mut Vec<Scored>, n: usize) {
 /// Longest string id that is accepted, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// The string ids of one kind of thing, numbered in the order in which they were first seen.
+/// The string ids of one kind of thing, numbered in the order in which they were first seen. Takes the bytes of the names, and
+/// about 20 bytes for each.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
-    by_name: FxHashMap<Box<str>, u32>,
-    names: Vec<Box<str>>,
+    /// All names, one after the other.
+    text: String,
+    /// Where each ends.
+    ends: Vec<usize>,
+    /// Their numbers by their hashes.
+    by_hash: HashTable<Hashed>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hashed {
+    hash: u32,
+    id: u32,
+}
+
+impl Hashed {
+    /// The hash by which the table places it: both ends of it matter there.
+    fn spread(hash: u32) -> u64 {
+        u64::from(hash) << 32 | u64::from(hash)
+    }
 }
 
 impl Names {
     /// The number of `name`, which is the next free one if it is new.
     pub fn intern(&mut self, name: &str) -> u32 {
-        if let Some(&id) = self.by_name.get(name) {
+        let hash = hash(name);
+        if let Some(id) = self.find(hash, name) {
             return id;
         }
-        let id = u32::try_from(self.names.len()).expect("fewer than 2^32 names fit into memory");
-        self.names.push(name.into());
-        self.by_name.insert(name.into(), id);
+        let id = u32::try_from(self.ends.len()).expect("fewer than 2^32 names fit into memory");
+        self.text.push_str(name);
+        self.ends.push(self.text.len());
+        let place = |known: &Hashed| Hashed::spread(known.hash);
+        self.by_hash.insert_unique(Hashed::spread(hash), Hashed { hash, id }, place);
         id
     }
 
     /// The number of `name`, if it was seen.
     pub fn get(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
+        self.find(hash(name), name)
+    }
+
+    fn find(&self, hash: u32, name: &str) -> Option<u32> {
+        let is_it = |known: &Hashed| known.hash == hash && self.name(known.id) == Some(name);
+        self.by_hash.find(Hashed::spread(hash), is_it).map(|known| known.id)
     }
 
     /// The name numbered `id`.
     pub fn name(&self, id: u32) -> Option<&str> {
-        self.names.get(id as usize).map(|name| &**name)
+        let i = id as usize;
+        let start = if i == 0 { 0 } else { *self.ends.get(i - 1)? };
+        Some(&self.text[start..*self.ends.get(i)?])
     }
 
     /// How many names there are.
     pub fn len(&self) -> usize {
-        self.names.len()
+        self.ends.len()
     }
 
     /// Whether there is no name yet.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.ends.is_empty()
     }
 
     /// All names, in the order of their numbers.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.names.iter().map(|name| &**name)
+        (0..self.ends.len()).map(|i| self.name(i as u32).unwrap_or_default())
     }
+}
+
+fn hash(name: &str) -> u32 {
+    // The upper half is the better one.
+    (FxBuildHasher.hash_one(name) >> 32) as u32
 }
 
 impl<'a> FromIterator<&'a str> for Names {
@@ -153,8 +188,20 @@ mod tests {
 
     #[test]
     fn names_are_numbered_by_first_appearance() {
-        let names: Names = ["b", "a", "b"].into_iter().collect();
-        assert_eq!((names.get("b"), names.get("a"), names.get("c")), (Some(0), Some(1), None));
-        assert_eq!(names.iter().collect::<Vec<_>>(), ["b", "a"]);
+        let names: Names = ["b", "", "a", "b", ""].into_iter().collect();
+        assert_eq!((names.get("b"), names.get("a"), names.get("c")), (Some(0), Some(2), None));
+        assert_eq!(names.iter().collect::<Vec<_>>(), ["b", "", "a"]);
+        assert_eq!((names.name(1), names.name(3)), (Some(""), None));
+    }
+
+    #[test]
+    fn each_of_many_names_is_found() {
+        let name = |i: u32| format!("user-{}", i.wrapping_mul(2_654_435_761));
+        let mut names = Names::default();
+        assert!((0..100_000).all(|i| names.intern(&name(i)) == i));
+        assert!((0..100_000).all(|i| names.intern(&name(i)) == i));
+        assert!((0..100_000).all(|i| names.name(i) == Some(&name(i))));
+        assert!((100_000..200_000).all(|i| names.get(&name(i)).is_none()));
+        assert_eq!(names.len(), 100_000);
     }
 }

@@ -50,6 +50,16 @@ pub enum SlotOp {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RecordLayout {
     slots: Vec<Slot>,
+    /// Its slots for occasions.
+    occasions: Vec<Occasions>,
+}
+
+/// The place of a slot for occasions, and of the first and the last time of the same events.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Occasions {
+    slot: usize,
+    first: Option<usize>,
+    last: Option<usize>,
 }
 
 /// Position of a slot in a record.
@@ -63,9 +73,21 @@ impl RecordLayout {
         SlotId(
             1 + known.unwrap_or_else(|| {
                 self.slots.push(slot);
+                self.occasions = self.find_occasions();
                 self.slots.len() - 1
             }),
         )
+    }
+
+    fn find_occasions(&self) -> Vec<Occasions> {
+        let at = |op: SlotOp, event| self.slots.iter().position(|s| s.op == op && s.event == event);
+        let all = self.slots.iter().enumerate().filter(|(_, slot)| slot.op == SlotOp::Occasions);
+        let one = |(slot, Slot { event, .. }): (usize, &Slot)| Occasions {
+            slot,
+            first: at(SlotOp::First, *event),
+            last: at(SlotOp::Last, *event),
+        };
+        all.map(one).collect()
     }
 
     /// What is remembered at `id`.
@@ -127,15 +149,13 @@ impl RecordLayout {
     /// Counts the moment of `event` in the slots for occasions; before the others change.
     fn count_occasion(&self, record: &mut [f64], event: &Event) {
         let time = event.time.0 as f64;
-        for i in 0..self.slots.len() {
-            let slot = self.slots[i];
-            if slot.op != SlotOp::Occasions || slot.event.is_some_and(|kind| kind != event.kind) {
+        for Occasions { slot, first, last } in &self.occasions {
+            if self.slots[*slot].event.is_some_and(|kind| kind != event.kind) {
                 continue;
             }
-            let at = |op| self.slots.iter().position(|s| s.op == op && s.event == slot.event);
-            let seen = |op| at(op).is_some_and(|j| record[1 + j] == time);
-            if !seen(SlotOp::First) && !seen(SlotOp::Last) {
-                record[1 + i] += 1.0;
+            let seen = |at: &Option<usize>| at.is_some_and(|i| record[1 + i] == time);
+            if !seen(first) && !seen(last) {
+                record[1 + slot] += 1.0;
             }
         }
     }

@@ -58,6 +58,10 @@ pub(super) struct Measured {
     pub(super) answered: Histogram<u64>,
     /// Of refusals (429 and 503).
     pub(super) refused: Histogram<u64>,
+    /// Of refusals, from the time at which they were sent: how late that was is not the server's.
+    pub(super) refused_after_sending: Histogram<u64>,
+    /// How much later than they should have been requests were sent, in microseconds.
+    pub(super) late: Histogram<u64>,
     /// What the answers say that the stages took, in microseconds: retrieve, rank, rerank.
     pub(super) stages: [Histogram<u64>; 3],
     /// Requests that were sent.
@@ -79,6 +83,8 @@ impl Measured {
         Self {
             answered: histogram(),
             refused: histogram(),
+            refused_after_sending: histogram(),
+            late: histogram(),
             stages: [histogram(), histogram(), histogram()],
             n_sent: 0,
             n_good: 0,
@@ -176,7 +182,8 @@ impl Connections {
     /// One that is open, if there is one.
     fn idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(since, _)| since.elapsed() < MAX_IDLE);
+        let n_old = idle.partition_point(|(since, _)| since.elapsed() >= MAX_IDLE);
+        idle.drain(..n_old);
         idle.pop().map(|(_, connection)| connection)
     }
 
@@ -207,10 +214,12 @@ async fn ask(
     if !load.users.is_empty() {
         body["user_id"] = load.users[i % load.users.len()].as_str().into();
     }
+    let late = at.elapsed();
     let answer = connections.ask(load, body.to_string().as_bytes()).await;
     let took = at.elapsed();
-    let us = u64::try_from(took.as_micros()).unwrap_or(LONGEST_US).min(LONGEST_US);
+    let us = microseconds(took);
     let mut measured = measured.borrow_mut();
+    measured.late.saturating_record(microseconds(late));
     match answer {
         Ok((200, body)) => match serde_json::from_slice::<Answer>(&body) {
             Ok(answer) => {
@@ -224,9 +233,16 @@ async fn ask(
             }
             Err(_) => measured.n_failed += 1,
         },
-        Ok((429 | 503, _)) => measured.refused.saturating_record(us),
+        Ok((429 | 503, _)) => {
+            measured.refused.saturating_record(us);
+            measured.refused_after_sending.saturating_record(microseconds(took - late));
+        }
         _ => measured.n_failed += 1,
     }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US)
 }
 
 #[cfg(test)]

@@ -169,10 +169,11 @@ fn known_users(url: &str, key: Option<&str>) -> anyhow::Result<Vec<String>> {
 }
 
 fn tell(load: &Load, measured: &Measured) {
-    let Measured { answered, refused, stages, .. } = measured;
+    let Measured { answered, refused, refused_after_sending, late, stages, .. } = measured;
     println!(
         "{:.0}/s: goodput {:.0}/s; p50 {:.1} ms, p90 {:.1}, p99 {:.1}, p99.9 {:.1}; p99 of retrieve {:.1}, rank {:.1}, \
-         rerank {:.1}; degraded {:.2} %, refused {:.2} % (p99 {:.1} ms), failed {}",
+         rerank {:.1}; degraded {:.2} %, refused {:.2} % (p99 {:.1} ms, {:.1} from sending), failed {}; \
+         sent too late by: p99 {:.1} ms",
         load.rate,
         measured.goodput(),
         ms(answered, 0.5),
@@ -185,12 +186,14 @@ fn tell(load: &Load, measured: &Measured) {
         100.0 * measured.share(measured.n_degraded),
         100.0 * measured.share(refused.len()),
         ms(refused, 0.99),
+        ms(refused_after_sending, 0.99),
         measured.n_failed,
+        ms(late, 0.99),
     );
 }
 
 fn report(load: &Load, measured: &Measured, results: &mut Vec<Value>) {
-    let Measured { answered, refused, stages, .. } = measured;
+    let Measured { answered, refused, refused_after_sending, late, stages, .. } = measured;
     let mut add = |name: &str, value: f64, unit: &str| {
         results.push(result(&format!("{name}@{:.0}/s", load.rate), value, unit));
     };
@@ -204,6 +207,8 @@ fn report(load: &Load, measured: &Measured, results: &mut Vec<Value>) {
     add("degraded", measured.share(measured.n_degraded), "share");
     add("refused", measured.share(refused.len()), "share");
     add("refused_p99", ms(refused, 0.99), "ms");
+    add("refused_p99_from_sending", ms(refused_after_sending, 0.99), "ms");
+    add("sent_late_p99", ms(late, 0.99), "ms");
     add("failed", measured.n_failed as f64, "requests");
 }
 
