@@ -249,20 +249,19 @@ impl State {
     /// As [`follow`](Self::follow).
     pub fn follow_noting(
         &mut self,
-        mut records: Records,
+        records: Records,
         mut note: impl FnMut(Effect<'_>),
     ) -> Result<(), ScanError> {
-        while let Some(record) = records.next() {
-            match &record? {
+        records.for_each_ahead(|record, reached| {
+            match record {
                 record @ Record::Followed { .. } => self.apply_logged(record),
                 record => {
                     self.apply_noting(record, &mut note);
                     self.n_own += 1;
                 }
             }
-            self.position = records.reached();
-        }
-        Ok(())
+            self.position = reached;
+        })
     }
 
     /// Folds those of `records` that lie before `until`. Returns how many there were.

@@ -1,6 +1,7 @@
 //! A user who is erased is in no file any more.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,11 @@ fn files_with_name(folder: &Path) -> Vec<PathBuf> {
         if path.is_dir() {
             found.extend(files_with_name(&path));
         } else {
-            let bytes = fs::read(&path).expect("it can be read");
+            let bytes = match fs::read(&path) {
+                // It was replaced or removed since it was listed.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                read => read.expect("it can be read"),
+            };
             if bytes.windows(USER.len()).any(|part| part == USER.as_bytes()) {
                 found.push(path);
             }

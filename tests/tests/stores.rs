@@ -113,7 +113,7 @@ fn claim(store: &RedisStore, name: &str) -> Option<Claim> {
 }
 
 /// Makes a generation of `changes`.
-fn make(store: &RedisStore, changes: impl FnOnce(&mut dyn FnMut(Change)) -> Generation) {
+fn make(store: &RedisStore, changes: impl FnOnce(&mut dyn FnMut(Change)) -> Generation + Send) {
     let claim = claim(store, "test").expect("nobody else makes one");
     let made = store.load(&claim, |fold| Ok::<_, RedisError>(changes(fold)), None);
     assert!(made.expect("Redis takes it").is_some());

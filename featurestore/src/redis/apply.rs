@@ -6,7 +6,10 @@
 //! same events, and any of them may die at any point: each event is folded once into each value, in the order of the log.
 
 use std::hash::Hash;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ::redis::Value;
@@ -34,6 +37,10 @@ pub(super) const ROUND_TRIP: Duration = Duration::from_secs(1);
 const EACH: Duration = Duration::from_micros(500);
 /// How long while a generation is made.
 const BULK_ROUND_TRIP: Duration = Duration::from_secs(30);
+
+/// Changes that are folded in one piece while a generation is made, and how many such pieces wait at most.
+const AHEAD: usize = 1_000;
+const N_AHEAD: usize = 4;
 
 /// Commands of one pipeline while a generation is made.
 const BULK_COMMANDS: usize = 1_000;
@@ -395,15 +402,15 @@ impl RedisStore {
     pub fn load<E: From<RedisError>>(
         &self,
         claim: &Claim,
-        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E>,
+        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E> + Send,
         keep: Option<&[String]>,
-    ) -> Result<Option<Generation>, E> {
+    ) -> Result<Option<Generation>, E>
+    where
+        E: From<RedisError> + Send,
+    {
         self.holding(claim, || {
-            let mut working = Working::default();
-            let codes = |item, field| self.codes_of(item, field);
-            let generation = changes(&mut |change| {
-                working.fold(&change.unstamped(), &self.plan, &codes);
-            })?;
+            let (working, generation) = self.fold_beside(changes);
+            let generation = generation?;
             let keys = Keys { generation: generation.name.clone(), ..self.keys() };
             let written = self.write_values(&working, &generation, &keys);
             let written = written.and_then(|()| self.renew(claim));
@@ -423,6 +430,35 @@ impl RedisStore {
             self.remove_others(keep)?;
             Ok(Some(generation))
         })
+    }
+
+    /// Folds what `changes` hands over on a thread of its own, and returns what it returns.
+    fn fold_beside<R: Send>(
+        &self,
+        changes: impl FnOnce(&mut dyn FnMut(Change)) -> R + Send,
+    ) -> (Working, R) {
+        let mut working = Working::default();
+        let codes = |item, field| self.codes_of(item, field);
+        let (send, receive) = sync_channel::<Vec<Change>>(N_AHEAD);
+        let returned = thread::scope(|scope| {
+            let maker = scope.spawn(move || {
+                let mut batch = Vec::new();
+                let returned = changes(&mut |change| {
+                    batch.push(change.unstamped());
+                    if batch.len() == AHEAD {
+                        // The other end is there until everything is sent.
+                        let _ = send.send(std::mem::take(&mut batch));
+                    }
+                });
+                let _ = send.send(batch);
+                returned
+            });
+            for change in receive.iter().flatten() {
+                working.fold(&change, &self.plan, &codes);
+            }
+            maker.join().unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        (working, returned)
     }
 
     /// Writes the values of `generation`, which have `keys`.
