@@ -153,8 +153,7 @@ impl RedisStore {
         if keys.generation != generation.name {
             keys.generation.clone_from(&generation.name);
             // What is being read of the other comes too late.
-            self.near.doubt_all();
-            self.near.clear();
+            self.near.outdate();
         }
     }
 

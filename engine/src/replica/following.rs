@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use featurestore::redis::{Change, Follower, RedisError, RedisStore};
 
-use super::{Listeners, Live, POLL, REST, ReleaseListener, Replica, ReplicaError, lock, take_in};
+use super::{
+    Listeners, Live, POLL, REST, ReleaseListener, Replica, ReplicaError, lock, read_ahead, take_in,
+};
 use crate::state::{State, log_folder};
 
 /// Entries whose outcomes are remembered for those who appended them.
@@ -172,6 +174,7 @@ impl Replica {
                 eprintln!("Redis has lost the features: they are made again from the log");
                 let schema = self.with_state(|state| state.schema().clone());
                 self.making().load(&features, &schema, None)?;
+                read_ahead(&features);
             }
         }
         let is_whole = {

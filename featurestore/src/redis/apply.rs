@@ -42,6 +42,9 @@ const BULK_ROUND_TRIP: Duration = Duration::from_secs(30);
 const AHEAD: usize = 1_000;
 const N_AHEAD: usize = 4;
 
+/// How much a thread that makes a generation gives way. Those of the pipeline do by 5.
+const NICENESS: i32 = 10;
+
 /// Commands of one pipeline while a generation is made.
 const BULK_COMMANDS: usize = 1_000;
 
@@ -206,6 +209,18 @@ impl UserValue {
             true => Ok((Tail::default().pack(stamp), Some(pack_base(&self.state)?))),
         }
     }
+}
+
+/// Does `work` on a thread that gives way to those that answer requests; threads that it starts do the same.
+fn giving_way<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            // Of this thread alone, on Linux. Where it is refused, answers take longer meanwhile.
+            let _ = rustix::process::setpriority_process(None, NICENESS);
+            work()
+        });
+        worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 impl RedisStore {
@@ -399,7 +414,7 @@ impl RedisStore {
     /// # Errors
     /// If `changes` fails, or Redis does not answer; what was written then is not read by anybody, and goes at the latest when
     /// the next one is made.
-    pub fn load<E: From<RedisError>>(
+    pub fn load<E>(
         &self,
         claim: &Claim,
         changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E> + Send,
@@ -408,28 +423,38 @@ impl RedisStore {
     where
         E: From<RedisError> + Send,
     {
-        self.holding(claim, || {
-            let (working, generation) = self.fold_beside(changes);
-            let generation = generation?;
-            let keys = Keys { generation: generation.name.clone(), ..self.keys() };
-            let written = self.write_values(&working, &generation, &keys);
-            let written = written.and_then(|()| self.renew(claim));
-            if !matches!(written, Ok(true)) {
-                // Redis may be full: it should not stay so for the sake of what nobody reads. If it does not answer, the next
-                // one removes them.
-                let _ = self.remove(&[keys.all_values()], |key| key.starts_with(&keys.values()));
-            }
-            if !written? {
-                return Ok(None);
-            }
-            // Without an answer it may have been said all the same: from here on the values stay.
-            let loaded = keys.loaded();
-            let set = ::redis::cmd("SET").arg(&loaded).arg(generation.to_string()).clone();
-            self.nodes.run_one(Command::new(&loaded, &set), Instant::now() + ROUND_TRIP)?;
-            self.use_generation(&generation);
-            self.remove_others(keep)?;
-            Ok(Some(generation))
-        })
+        self.holding(claim, || giving_way(|| self.make(claim, changes, keep)))
+    }
+
+    fn make<E>(
+        &self,
+        claim: &Claim,
+        changes: impl FnOnce(&mut dyn FnMut(Change)) -> Result<Generation, E> + Send,
+        keep: Option<&[String]>,
+    ) -> Result<Option<Generation>, E>
+    where
+        E: From<RedisError> + Send,
+    {
+        let (working, generation) = self.fold_beside(changes);
+        let generation = generation?;
+        let keys = Keys { generation: generation.name.clone(), ..self.keys() };
+        let written = self.write_values(&working, &generation, &keys);
+        let written = written.and_then(|()| self.renew(claim));
+        if !matches!(written, Ok(true)) {
+            // Redis may be full: it should not stay so for the sake of what nobody reads. If it does not answer, the next
+            // one removes them.
+            let _ = self.remove(&[keys.all_values()], |key| key.starts_with(&keys.values()));
+        }
+        if !written? {
+            return Ok(None);
+        }
+        // Without an answer it may have been said all the same: from here on the values stay.
+        let loaded = keys.loaded();
+        let set = ::redis::cmd("SET").arg(&loaded).arg(generation.to_string()).clone();
+        self.nodes.run_one(Command::new(&loaded, &set), Instant::now() + ROUND_TRIP)?;
+        self.use_generation(&generation);
+        self.remove_others(keep)?;
+        Ok(Some(generation))
     }
 
     /// Folds what `changes` hands over on a thread of its own, and returns what it returns.

@@ -61,6 +61,8 @@ type Table = FxHashMap<Wanted, Entry>;
 pub(super) struct NearCache {
     /// For each hash, how often what was read from it came into doubt.
     doubts: [AtomicU64; N_HASHES],
+    /// For each hash, how often it had been doubted when everything was outdated last.
+    outdated: [AtomicU64; N_HASHES],
     table: Arc<RwLock<Table>>,
     /// The bytes of the records in the table: those that are in it longest have to go first. It is never called while the
     /// table is locked, since it may lock the table itself.
@@ -85,6 +87,7 @@ impl NearCache {
         };
         Self {
             doubts: [const { AtomicU64::new(0) }; N_HASHES],
+            outdated: [const { AtomicU64::new(0) }; N_HASHES],
             table,
             sizes: Cache::builder()
                 .max_capacity(max_bytes - of_users)
@@ -165,7 +168,7 @@ impl NearCache {
         read(&self.table).get(key).map(|entry| entry.known.clone())
     }
 
-    /// Keeps what is known, but where what is there knows more.
+    /// Keeps what is known, but where what is there knows more. Of what was outdated, anything else knows more.
     pub(super) fn insert(&self, known: impl IntoIterator<Item = (Wanted, Arc<Known>)>) {
         let (now, mut sizes) = (Instant::now(), Vec::new());
         let mut table = write(&self.table);
@@ -173,7 +176,9 @@ impl NearCache {
             let spread = (FxBuildHasher.hash_one(key) >> 40) % 500;
             let fresh_until = now + FRESH_AT_LEAST.mul_f64(1.0 + spread as f64 / 1e3);
             let old = table.get(&key);
-            if old.is_none_or(|old| old.known.stamp <= known.stamp) {
+            let outdated = self.outdated[key.hash_number()].load(Ordering::SeqCst);
+            let age = |known: &Known| (known.doubts >= outdated, known.stamp);
+            if old.is_none_or(|old| age(&old.known) <= age(&known)) {
                 let is_in_use = old.is_some_and(|old| old.is_in_use.load(Ordering::Relaxed));
                 sizes.push((key, weight_of(known.record.len() * 8)));
                 table.insert(key, Entry { known, fresh_until, is_in_use: is_in_use.into() });
@@ -198,10 +203,13 @@ impl NearCache {
         self.users.invalidate(&user);
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&self) {
-        self.sizes.invalidate_all();
-        write(&self.table).clear();
+    /// What was read is of values that are read no more: of records, it stands in for what cannot be read until it is replaced by
+    /// what can be; of users, it is forgotten.
+    pub(super) fn outdate(&self) {
+        self.doubt_all();
+        for (outdated, doubts) in self.outdated.iter().zip(self.doubts()) {
+            outdated.store(doubts, Ordering::SeqCst);
+        }
         self.users.invalidate_all();
     }
 
@@ -306,8 +314,18 @@ mod tests {
             put(&cache, key, stamp, 0);
             assert_eq!(fresh(&cache, key).unwrap().stamp, expected);
         }
-        cache.clear();
-        assert!(cache.any(&key).is_none());
+        cache.outdate();
+        assert!(fresh(&cache, key).is_none() && cache.any(&key).unwrap().stamp == 6);
+        // Read before, it has come only now.
+        put(&cache, key, 7, 0);
+        assert!(fresh(&cache, key).is_none() && cache.any(&key).unwrap().stamp == 7);
+        // What is made anew may begin with less.
+        for (stamp, expected) in [(2, 2), (1, 2), (3, 3)] {
+            put(&cache, key, stamp, 1);
+            assert_eq!(fresh(&cache, key).unwrap().stamp, expected);
+        }
+        put(&cache, key, 9, 0);
+        assert_eq!(fresh(&cache, key).unwrap().stamp, 3);
     }
 
     #[test]
