@@ -46,7 +46,17 @@ fn what_cannot_be_answered_in_time_is_refused_and_nothing_fails() {
     let server = project.serve();
     let url = server.url.as_str();
     let words = ["bench", "serve", "--json", "--url", url, "--rate", "20000", "--seconds", "2"];
-    let overload = project.run(words.into_iter().chain(["--deadline-ms", "20"])).done().json();
+    let bench = || project.run(words.into_iter().chain(["--deadline-ms", "20"])).done().json();
+    let question = json!({ "user_id": "u1", "n": 20, "deadline_ms": 20 });
+    let (overload, answers) = thread::scope(|scope| {
+        let (overload, post) = (scope.spawn(bench), server.poster("/v1/recommend"));
+        let mut answers: Vec<Value> = Vec::new();
+        while !overload.is_finished() {
+            let answer = post(&question).filter(|answer| answer.status == 200);
+            answers.extend(answer.map(|answer| answer.json()));
+        }
+        (overload.join().expect("the bench ends"), answers)
+    });
     assert!(value(&overload, "refused@20000/s") > 0.05, "{overload}");
     assert_eq!(value(&overload, "failed@20000/s"), 0.0, "{overload}");
     let metrics = server.get("/metrics").body;
@@ -63,18 +73,18 @@ fn what_cannot_be_answered_in_time_is_refused_and_nothing_fails() {
         let name = answer["recommendation_id"].as_str().expect("a name");
         server.get(&format!("/v1/recommendations/{name}/explain?item_id=i1")).json()
     };
-    let n_candidates = |answer: &Value| explain(answer)["explanation"]["n_candidates"].as_u64();
-    let days = std::fs::read_dir(project.path("cascade-data/impressions")).expect("a folder");
-    let days = days.map(|day| std::fs::read_to_string(day.expect("a file").path()).expect("text"));
-    let days: Vec<String> = days.collect();
-    let impressions = days.iter().flat_map(|day| day.lines());
-    let impressions = impressions.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let least: Vec<Value> =
-        impressions.filter(|it| it["asked"]["share"] == json!(0.25)).take(20).collect();
-    assert!(!least.is_empty(), "nobody was shown a list that was made of a quarter");
-    assert!(least.iter().all(|it| n_candidates(it) < n_candidates(&answer)), "{least:?}");
+    let n_candidates =
+        |explained: &Value| explained["explanation"]["n_candidates"].as_u64().expect("a number");
+    let mut shortened = answers;
+    shortened.retain(|it| it["degraded"] == json!(["fewer_candidates"]));
+    shortened.truncate(50);
     // The deadline may have cut some of them besides.
-    assert!(least.iter().any(|it| explain(it)["is_as_shown"] == json!(true)), "{least:?}");
+    let is_explained = |it: &Value| {
+        let explained = explain(it);
+        n_candidates(&explained) < n_candidates(&explain(&answer))
+            && explained["is_as_shown"] == true
+    };
+    assert!(shortened.iter().any(is_explained), "{shortened:?}");
 }
 
 #[test]
@@ -84,27 +94,30 @@ fn a_list_that_was_computed_before_is_shown_when_there_is_no_time() {
     assert!(project.path("cascade-data/lists/home.jsonl").is_file());
     project.configure("server.workers", 1);
     let server = project.serve();
-    let ask = || -> Vec<Value> {
+    let post = |n: usize, explain: &'static str, deadline_ms: u64| {
         let post = server.poster("/v1/recommend");
-        let question = json!({ "user_id": "u1", "n": 10, "deadline_ms": 1 });
-        let answers = (0..300).filter_map(|_| post(&question));
-        let answered = answers.filter(|answer| match answer.status {
-            200 => true,
-            status => {
-                assert_eq!(status, 429, "{}", answer.body);
-                false
-            }
-        });
-        answered.map(|answer| answer.json()).collect()
+        move || {
+            let question =
+                json!({ "user_id": "u1", "n": n, "explain": explain, "deadline_ms": deadline_ms });
+            let answer = post(&question).expect("the server answers");
+            assert!([200, 429].contains(&answer.status), "{}", answer.body);
+            (answer.status == 200).then(|| answer.json())
+        }
     };
-    // One of them keeps the thread busy while the next one's time goes by.
+    // One keeps the thread busy while the other's time goes by.
     let answers: Vec<Value> = thread::scope(|scope| {
-        let askers: Vec<_> = (0..3).map(|_| scope.spawn(ask)).collect();
-        askers.into_iter().flat_map(|asker| asker.join().expect("it ends")).collect()
+        let (long, short) = (post(300, "full", 5_000), post(10, "none", 1));
+        let asker = scope.spawn(move || (0..300).filter_map(|_| short()).collect());
+        while !asker.is_finished() {
+            long();
+        }
+        asker.join().expect("it ends")
     });
     let late: Vec<&Value> =
         answers.iter().filter(|answer| answer["degraded"] == json!(["precomputed"])).collect();
-    assert!(!late.is_empty() && late.len() < answers.len(), "{} of {}", late.len(), answers.len());
+    assert!(!late.is_empty(), "none of {}", answers.len());
+    let calm = post(10, "none", 5_000)().expect("nobody else asks");
+    assert_eq!(calm["degraded"], json!([]), "{calm}");
     let text = String::from_utf8(project.read("cascade-data/lists/home.jsonl")).expect("JSON");
     let lists = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     let list = lists.into_iter().find(|list| list["user_id"] == "u1").expect("a list");
