@@ -3,6 +3,7 @@
 //! State is a fold over the event log: a store reads a user, reads a batch of items and applies an event. Live and in
 //! replay the same code computes the same features.
 
+mod handover;
 pub mod ids;
 pub mod time;
 pub mod value;

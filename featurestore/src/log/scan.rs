@@ -1,13 +1,12 @@
 //! Reading a log from a position on.
 
 use std::fs::File;
-use std::panic::resume_unwind;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::{io, thread};
 
 use super::frame::{Broken, Frames, Step};
 use super::{Position, Record, segment};
+use crate::handover::hand_over;
 
 /// Why a log cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +62,6 @@ pub enum ScanError {
     },
 }
 
-/// Records that are read ahead in one piece, and how many such pieces wait at most.
-const AHEAD: usize = 1_000;
-const N_AHEAD: usize = 4;
-
 /// The records of a log from a position on, in its order. It ends at the last complete record; after an error there is
 /// nothing more. Cost: one sequential read, in memory of at most one record.
 pub struct Records {
@@ -102,57 +97,24 @@ impl Records {
         Position { segment: self.segment, offset: self.frames.offset() }
     }
 
-    /// Hands all of them to `each`, with the place after each. They are read and decoded on a thread of their own, some thousands
-    /// ahead.
+    /// Hands all of them to `each`, with the place after each. They are read and decoded on a thread of their own, some
+    /// megabytes ahead at most.
     ///
     /// # Errors
     /// If the log is damaged, or the system refuses the thread; `each` has had the records before.
-    pub fn for_each_ahead(self, mut each: impl FnMut(&Record, Position)) -> Result<(), ScanError> {
-        let (send, receive) = sync_channel(N_AHEAD);
-        // What was seen goes back to be dropped where it was allocated.
-        let (give_back, seen) = sync_channel::<Vec<(Record, Position)>>(2 * N_AHEAD);
-        thread::scope(|scope| {
-            let path = self.dir.clone();
-            let reader = thread::Builder::new().name("log-reader".into());
-            let reader = reader.spawn_scoped(scope, move || self.read_ahead(&send, &seen));
-            let reader = reader.map_err(|source| ScanError::Read { path, source })?;
-            for batch in receive {
-                for (record, reached) in &batch {
-                    each(record, *reached);
-                }
-                // There is room, or the reader has ended.
-                let _ = give_back.try_send(batch);
-            }
-            reader.join().unwrap_or_else(|panic| resume_unwind(panic))
-        })
-    }
-
-    fn read_ahead(
+    pub fn for_each_ahead(
         mut self,
-        send: &SyncSender<Vec<(Record, Position)>>,
-        seen: &Receiver<Vec<(Record, Position)>>,
+        mut each: impl FnMut(&Record, Position),
     ) -> Result<(), ScanError> {
-        loop {
-            let mut batch = seen.try_recv().unwrap_or_default();
-            batch.clear();
-            let mut error = None;
-            while batch.len() < AHEAD
-                && let Some(record) = self.next()
-            {
-                match record {
-                    Ok(record) => batch.push((record, self.reached())),
-                    Err(damage) => error = Some(damage),
-                }
+        let path = self.dir.clone();
+        let read = move |give: &mut dyn FnMut((Record, Position), usize)| {
+            while let Some(record) = self.next() {
+                give((record?, self.reached()), self.payload.len());
             }
-            let is_last = batch.len() < AHEAD;
-            // Nobody waits for it if `each` has panicked.
-            let is_wanted = send.send(batch).is_ok();
-            match error {
-                Some(error) => return Err(error),
-                None if is_last || !is_wanted => return Ok(()),
-                None => {}
-            }
-        }
+            Ok(())
+        };
+        let read = hand_over("log-reader", read, |(record, reached)| each(&record, reached));
+        read.map_err(|source| ScanError::Read { path, source })?
     }
 
     /// Bytes after the last complete record. Known only at the end.

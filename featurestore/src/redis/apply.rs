@@ -8,7 +8,6 @@
 use std::hash::Hash;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use super::near::{Doubts, Known};
 use super::nodes::Command;
 use super::packed::{Change, Noted, Stamp, Tail, pack_base, pack_record};
 use super::{Generation, RedisStore, Wanted};
+use crate::handover::hand_over;
 use crate::ids::{ItemId, UserId};
 use crate::plan::FeaturePlan;
 use crate::store::{UserState, fold_item};
@@ -37,10 +37,6 @@ pub(super) const ROUND_TRIP: Duration = Duration::from_secs(1);
 const EACH: Duration = Duration::from_micros(500);
 /// How long while a generation is made.
 const BULK_ROUND_TRIP: Duration = Duration::from_secs(30);
-
-/// Changes that are folded in one piece while a generation is made, and how many such pieces wait at most.
-const AHEAD: usize = 1_000;
-const N_AHEAD: usize = 4;
 
 /// How much a thread that makes a generation gives way. Those of the pipeline do by 5.
 const NICENESS: i32 = 10;
@@ -435,7 +431,7 @@ impl RedisStore {
     where
         E: From<RedisError> + Send,
     {
-        let (working, generation) = self.fold_beside(changes);
+        let (working, generation) = self.fold_beside(changes)?;
         let generation = generation?;
         let keys = Keys { generation: generation.name.clone(), ..self.keys() };
         let written = self.write_values(&working, &generation, &keys);
@@ -461,29 +457,16 @@ impl RedisStore {
     fn fold_beside<R: Send>(
         &self,
         changes: impl FnOnce(&mut dyn FnMut(Change)) -> R + Send,
-    ) -> (Working, R) {
+    ) -> Result<(Working, R), RedisError> {
         let mut working = Working::default();
         let codes = |item, field| self.codes_of(item, field);
-        let (send, receive) = sync_channel::<Vec<Change>>(N_AHEAD);
-        let returned = thread::scope(|scope| {
-            let maker = scope.spawn(move || {
-                let mut batch = Vec::new();
-                let returned = changes(&mut |change| {
-                    batch.push(change.unstamped());
-                    if batch.len() == AHEAD {
-                        // The other end is there until everything is sent.
-                        let _ = send.send(std::mem::take(&mut batch));
-                    }
-                });
-                let _ = send.send(batch);
-                returned
-            });
-            for change in receive.iter().flatten() {
-                working.fold(&change, &self.plan, &codes);
-            }
-            maker.join().unwrap_or_else(|panic| resume_unwind(panic))
-        });
-        (working, returned)
+        let give = move |give: &mut dyn FnMut(Change, usize)| {
+            changes(&mut |change| give(change.unstamped(), size_of::<Change>()))
+        };
+        let fold = |change: Change| working.fold(&change, &self.plan, &codes);
+        let returned =
+            hand_over("log-changes", give, fold).map_err(|e| RedisError::Thread(Arc::new(e)))?;
+        Ok((working, returned))
     }
 
     /// Writes the values of `generation`, which have `keys`.

@@ -57,6 +57,9 @@ pub enum RedisError {
         /// Whether all of its slot is, and not just on its way there.
         has_moved: bool,
     },
+    /// The system refuses a thread.
+    #[error("the system refuses a thread")]
+    Thread(#[source] Arc<io::Error>),
     /// Redis refused the command.
     #[error("Redis refused a command: {0}")]
     Refused(String),
